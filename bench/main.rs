@@ -1,2 +1,200 @@
-//! The command.
-fn main() {}
+//! The command `mako-bench`: runs one workload against a cluster and reports what it measured.
+//!
+//! Exit code 0 when it ran and every check held, 1 when not, 2 on bad usage.
+#![forbid(unsafe_code)]
+
+mod arrivals;
+mod bank;
+mod control;
+mod driver;
+#[cfg(test)]
+mod fixture;
+mod hgrm;
+mod inspections;
+mod layout;
+mod loading;
+mod machine;
+mod measure;
+mod micro;
+mod options;
+mod report;
+mod runner;
+mod summary;
+mod tpcc;
+mod workload;
+
+use anyhow::Context;
+use clap::Parser;
+use layout::Layout;
+use mako::cli::{MISUSED, usage_error};
+use mako::config::{Config, Mistakes, Table, format_duration_ns};
+use mako::server::{StartError, StopError};
+use mako::types::TableId;
+use options::{BankOptions, Bench, MicroOptions, Options, RunOptions, TpccOptions};
+use report::{Outcome, Report};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tempfile::TempDir;
+use workload::Workload;
+
+/// As in `mako`: what is measured is what is shipped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => return refuse(&error),
+    };
+    let result = runner::catch_interrupts().and_then(|interrupted| match options.bench {
+        Bench::Tpcc(options) => tpcc(&options, &interrupted),
+        Bench::Micro(options) => micro(&options, &interrupted),
+        Bench::Bank(options) => bank(&options, &interrupted),
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Every mistake in the flags, each a line that begins with "error:" already.
+        Err(error) if error.is::<Mistakes>() => {
+            eprintln!("{error}");
+            ExitCode::from(MISUSED)
+        }
+        // The engine's errors name their causes themselves.
+        Err(error) if error.is::<StartError>() || error.is::<StopError>() => {
+            eprintln!("error: {error}");
+            ExitCode::from(if error.is::<StartError>() { MISUSED } else { FAILED })
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}; start it again when that is mended");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Help and version are no mistakes: clap prints them, and they succeed.
+fn refuse(error: &clap::Error) -> ExitCode {
+    match usage_error(error) {
+        Some(complaint) => eprintln!("{complaint}"),
+        // Whoever closed standard output does not want to read it.
+        None => drop(error.print()),
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn tpcc(options: &TpccOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+    let cluster = Embedded::new(&options.run, tpcc::Plan::tables(), tpcc::Plan::table())?;
+    let remote = tpcc::Remote { item_pct: options.remote_item_pct, payment_pct: options.remote_payment_pct };
+    let plan = Arc::new(tpcc::Plan::new(options.run.seed, options.warehouses, remote, &cluster.layout));
+    let flags = json!({
+        "warehouses": plan.warehouses(),
+        "remote_item_pct": options.remote_item_pct,
+        "remote_payment_pct": options.remote_payment_pct,
+    });
+    let make = move |generator| tpcc::Tpcc::new(plan.clone(), generator);
+    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make)?;
+    publish::<tpcc::Tpcc>("tpcc", &options.run, flags, &outcome)
+}
+
+fn micro(options: &MicroOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+    let cluster = Embedded::new(&options.run, micro::Plan::tables(), micro::TABLE)?;
+    let plan = Arc::new(micro::Plan::new(options.run.seed, options, cluster.layout.clone()));
+    let flags = json!({
+        "keys": options.keys,
+        "keys_per_txn": options.keys_per_txn,
+        "cross_shard_pct": options.cross_shard_pct,
+        "value_size": options.value_size,
+    });
+    let make = move |generator| micro::Micro::new(plan.clone(), generator);
+    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make)?;
+    publish::<micro::Micro>("micro", &options.run, flags, &outcome)
+}
+
+fn bank(options: &BankOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+    let cluster = Embedded::new(&options.run, bank::Plan::tables(), bank::TABLE)?;
+    let plan = Arc::new(bank::Plan::new(options.run.seed, options.accounts, cluster.layout.clone()));
+    let flags = json!({ "accounts": options.accounts });
+    let make = move |generator| bank::Bank::new(plan.clone(), generator);
+    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make)?;
+    publish::<bank::Bank>("bank", &options.run, flags, &outcome)
+}
+
+/// The cluster the flags describe.
+struct Embedded {
+    config: Config,
+    layout: Layout,
+    /// Where its logs are when no place was named: removed after the cluster has stopped.
+    _temporary: Option<TempDir>,
+}
+
+impl Embedded {
+    /// `routed` is a table whose rows are placed by their leading four bytes.
+    fn new(options: &RunOptions, tables: Vec<Table>, routed: TableId) -> anyhow::Result<Embedded> {
+        let flags = &options.cluster;
+        // A report that cannot be written is noticed now, not after the run.
+        for path in options.json.iter().chain(&options.hdr) {
+            write(path, String::new())?;
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let temporary = match flags.data {
+            Some(_) => None,
+            None => {
+                let directory = tempfile::Builder::new().prefix("mako-bench-").tempdir();
+                Some(directory.context("no temporary directory (this machine)")?)
+            }
+        };
+        let data = temporary.as_ref().map_or_else(Default::default, |directory| directory.path().to_owned());
+        let config = Config::local(&flags.local(data, tables, cpus))?;
+        Ok(Embedded { layout: Layout::new(&config, routed), config, _temporary: temporary })
+    }
+}
+
+/// Writes and prints the report; whether every check held.
+fn publish<W: Workload>(
+    name: &'static str,
+    options: &RunOptions,
+    flags: Value,
+    outcome: &Outcome,
+) -> anyhow::Result<bool> {
+    let report = Report::new(name, W::KINDS, settings(options, flags), outcome);
+    let total = outcome.measures.total();
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&report).context("the report (JSON)")?;
+        write(path, json + "\n")?;
+    }
+    if let Some(path) = &options.hdr {
+        write(path, hgrm::render(&total.durable))?;
+        write(&hgrm::beside(path), hgrm::render(&total.speculative))?;
+    }
+    print!("{}", summary::render(&report, &total.speculative, &total.durable));
+    Ok(report.all_checks_hold())
+}
+
+fn write(path: &Path, text: String) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("the file cannot be written ({})", path.display()))
+}
+
+/// Everything that was chosen, by flag or by default.
+fn settings(options: &RunOptions, flags: Value) -> Map<String, Value> {
+    let cluster = &options.cluster;
+    let mut settings = Map::from_iter(flags.as_object().cloned().unwrap_or_default());
+    let common = json!({
+        "duration": format_duration_ns(options.duration_ns),
+        "warmup": format_duration_ns(options.warmup_ns),
+        "seed": options.seed,
+        "clients": options.rate.is_none().then_some(options.clients),
+        "rate": options.rate,
+        "shards": cluster.shards,
+        "replicas": cluster.replicas,
+        "partitions": cluster.partitions,
+        "rtt": format_duration_ns(cluster.rtt_ns),
+        "durability": cluster.durability.to_string(),
+    });
+    settings.extend(common.as_object().cloned().unwrap_or_default());
+    settings
+}
+
+/// It was asked for correctly and did not work out.
+const FAILED: u8 = 1;

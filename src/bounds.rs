@@ -80,7 +80,7 @@ pub const MAX_CLOCK_SKEW_NS: u64 = 500 * MS;
 // ---- Versions -------------------------------------------------------------------------------
 /// Versions are kept this long below the snapshot timestamp, for snapshots already under way:
 /// twice the longest one-way delay we expect between datacenters, and room for a queue.
-pub const SNAPSHOT_KEEP_NS: u64 = 500 * MS;
+pub const SNAPSHOT_KEEP_NS: u64 = 100 * MS;
 /// Versions of one key before those in between are pruned.
 pub const CHAIN_VERSIONS_MAX: usize = 65_536;
 /// A snapshot read waits this long for its timestamp to be applied here.
@@ -102,6 +102,9 @@ pub const FETCH_SLOTS_MAX: usize = 64;
 pub const FETCH_BYTES_MAX: usize = MIB;
 /// An idle stream proposes a no-op, and a leader makes itself heard, this often.
 pub const HEARTBEAT_INTERVAL_NS: u64 = 100 * MS;
+/// A candidate without promises, a leader without votes and a follower with a gap ask again this
+/// often: well above any round trip, because sessions repeat what is lost and this only covers what they gave up.
+pub const RESEND_INTERVAL_NS: u64 = 500 * MS;
 /// The vector watermark is exchanged this often while anything waits for it.
 pub const EXCHANGE_INTERVAL_NS: u64 = 200 * US;
 /// … and this often when nothing does.
@@ -112,3 +115,149 @@ const _: () = assert!(SCAN_BYTES_MAX + VALUE_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(BACKOFF_NS_MIN < BACKOFF_NS_MAX);
 const _: () = assert!(HOLD_NS_MAX < MAX_CLOCK_SKEW_NS);
 const _: () = assert!(EXCHANGE_INTERVAL_NS < EXCHANGE_IDLE_NS);
+
+// ---- Wire -----------------------------------------------------------------------------------
+/// Longest end of a range: the first position behind the longest key is that key and a zero byte.
+pub const RANGE_BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
+/// Reigns one transaction rests on: of each shard the one that is open and the one not yet known closed.
+pub const DEPS_MAX: usize = 2 * SHARDS_MAX;
+/// Keys of the reads that one prepare validates, in bytes. The largest prepare must fit a message
+/// (asserted in `wire`), and 16,384 of the longest keys would not.
+pub const PREPARE_READ_BYTES_MAX: usize = 2 * MIB;
+
+// ---- Configuration --------------------------------------------------------------------------
+/// Followers wait this long for a leader's heartbeat: ten heartbeats, and two cross-ocean round trips to spare.
+pub const ELECTION_TIMEOUT_NS: u64 = SECOND;
+pub const ELECTION_TIMEOUT_NS_MIN: u64 = 10 * MS;
+pub const ELECTION_TIMEOUT_NS_MAX: u64 = 60 * SECOND;
+/// Ranges an operator may set the tunables to; the defaults stand with the subsystems above.
+pub const HEARTBEAT_INTERVAL_NS_MIN: u64 = MS;
+pub const HEARTBEAT_INTERVAL_NS_MAX: u64 = 10 * SECOND;
+pub const EXCHANGE_INTERVAL_NS_MIN: u64 = 10 * US;
+pub const BATCH_DELAY_NS_MAX: u64 = SECOND;
+pub const MAX_SPECULATION_NS_MIN: u64 = MS;
+pub const MAX_SPECULATION_NS_MAX: u64 = 60 * SECOND;
+/// An idle adaptive core polls this long before it sleeps: about what waking from a sleep costs, so that
+/// spinning never costs more than twice the better choice.
+pub const SPIN_NS: u64 = 50 * US;
+pub const SPIN_NS_MAX: u64 = SECOND;
+/// Longest emulated one-way delay; a round trip stays under half of the default `max_speculation`.
+pub const LINK_DELAY_NS_MAX: u64 = 2 * SECOND;
+/// Longest name of a cluster, node, zone or table: they become metric labels and directories.
+pub const NAME_BYTES_MAX: usize = 64;
+/// CPUs are numbered below this: the width of the kernel's affinity mask.
+pub const CPUS_MAX: usize = 1_024;
+/// Longest leading integer a table may be routed by.
+pub const ROUTING_INT_BYTES_MAX: usize = 8;
+/// Largest cluster file that is read: ten times that of the largest cluster.
+pub const CLUSTER_FILE_BYTES_MAX: usize = MIB;
+
+const _: () = assert!(2 * HEARTBEAT_INTERVAL_NS < ELECTION_TIMEOUT_NS);
+const _: () = assert!(ELECTION_TIMEOUT_NS_MIN <= ELECTION_TIMEOUT_NS);
+const _: () = assert!(ELECTION_TIMEOUT_NS <= ELECTION_TIMEOUT_NS_MAX);
+const _: () = assert!(HEARTBEAT_INTERVAL_NS_MIN <= HEARTBEAT_INTERVAL_NS);
+const _: () = assert!(HEARTBEAT_INTERVAL_NS <= HEARTBEAT_INTERVAL_NS_MAX);
+const _: () = assert!(EXCHANGE_INTERVAL_NS_MIN <= EXCHANGE_INTERVAL_NS);
+const _: () = assert!(BATCH_DELAY_NS <= BATCH_DELAY_NS_MAX);
+const _: () = assert!(MAX_SPECULATION_NS_MIN <= MAX_SPECULATION_NS);
+const _: () = assert!(MAX_SPECULATION_NS <= MAX_SPECULATION_NS_MAX);
+const _: () = assert!(SPIN_NS <= SPIN_NS_MAX);
+const _: () = assert!(4 * LINK_DELAY_NS_MAX < MAX_SPECULATION_NS);
+const _: () = assert!(PARTITIONS_MAX <= ROUTING_SLOTS as usize);
+
+// ---- Sessions (rpc) -------------------------------------------------------------------------
+/// Calls a session has under way at once; more wait in its backlog.
+pub const REQUEST_SLOTS: usize = 256;
+/// Calls that wait for a request slot, per session, and their bytes; then callers get `Busy`.
+pub const BACKLOG_CALLS_MAX: usize = 65_536;
+pub const BACKLOG_BYTES_MAX: usize = 64 * MIB;
+/// Bytes of messages one side of a session has begun to send and not seen acknowledged. The other
+/// side grants itself the same for messages it holds in part, so an honest sender is never refused.
+pub const IN_TRANSIT_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+/// Payload of every packet of a message but the last. A frame of 1,472 bytes leaves room beside it
+/// for the frame's header, an acknowledgement and an authentication tag.
+pub const CHUNK_BYTES: usize = 1_344;
+/// Longest cast: one that shares its frame with the header and a tag only.
+pub const CAST_BYTES_MAX: usize = 1_400;
+/// Casts of one session that wait for a frame, and casts received that wait for the caller.
+pub const CASTS_QUEUED_MAX: usize = 256;
+pub const CASTS_RECEIVED_MAX: usize = 4_096;
+/// Frames of a session sent and not acknowledged. The first value fits the socket buffer an
+/// unprivileged process gets (about 180 full frames); 1,024 move 29 MB/s at a round trip of 50 ms.
+pub const WINDOW_FRAMES_MIN: u32 = 128;
+pub const WINDOW_FRAMES_INITIAL: u32 = 256;
+pub const WINDOW_FRAMES_MAX: u32 = 1_024;
+/// Frame numbers a session remembers, sent (acknowledged out of order) and received (duplicates).
+pub const FRAMES_REMEMBERED: usize = 2_048;
+/// How far, in packets, a message may run ahead of what has arrived of it. It limits the memory one
+/// forged packet can claim.
+pub const AHEAD_PACKETS_MAX: usize = FRAMES_REMEMBERED;
+/// An acknowledgement waits this long for a frame to ride in, or for so many frames to acknowledge.
+pub const ACK_DELAY_NS: u64 = MS;
+pub const ACK_FRAMES: u32 = 8;
+/// Retransmission timeout: least (a peer whose CPU is taken from it for a few milliseconds is not a loss), before the first measurement, and the most backoff makes of it.
+/// Before measurement it must exceed the round trip of a usual WAN link (2 × 25 ms), or each first
+/// request crosses it twice.
+pub const RTO_NS_MIN: u64 = 20 * MS;
+pub const RTO_NS_INITIAL: u64 = 100 * MS;
+pub const RTO_NS_MAX: u64 = 500 * MS;
+/// A caller that has heard nothing of its peer for this long asks whether it lives.
+pub const PING_INTERVAL_NS: u64 = 500 * MS;
+/// First wait for the answer of a peer never heard of, doubled up to `PING_INTERVAL_NS`.
+pub const HELLO_INTERVAL_NS_MIN: u64 = 20 * MS;
+/// Calls fail when their peer has given no sign of life for this long.
+pub const CALL_TIMEOUT_NS: u64 = 10 * SECOND;
+/// Message buffers kept for reuse: small ones by number, larger ones by their bytes.
+pub const BUFFER_BYTES_SMALL: usize = 2 * KIB;
+pub const BUFFERS_SMALL_MAX: usize = 16_384;
+pub const BUFFERS_LARGE_BYTES_MAX: usize = 32 * MIB;
+
+const _: () = assert!(MESSAGE_BYTES_MAX.div_ceil(CHUNK_BYTES) <= u16::MAX as usize);
+const _: () = assert!(REQUEST_SLOTS <= u16::MAX as usize);
+const _: () = assert!(MESSAGE_BYTES_MAX <= BACKLOG_BYTES_MAX);
+const _: () = assert!(BUFFER_BYTES_SMALL >= CAST_BYTES_MAX && BUFFER_BYTES_SMALL >= CHUNK_BYTES);
+// A burst is acknowledged in one go: every frame of it must still be remembered.
+const _: () = assert!(RX_BURST <= FRAMES_REMEMBERED && FRAMES_REMEMBERED.is_multiple_of(64));
+const _: () = assert!(WINDOW_FRAMES_MAX as usize * 2 <= FRAMES_REMEMBERED);
+const _: () = assert!(ACK_FRAMES < WINDOW_FRAMES_MIN && WINDOW_FRAMES_MIN <= WINDOW_FRAMES_INITIAL);
+const _: () = assert!(2 * ACK_DELAY_NS <= RTO_NS_MIN && RTO_NS_MIN < RTO_NS_INITIAL);
+const _: () = assert!(RTO_NS_MAX * 4 <= CALL_TIMEOUT_NS && PING_INTERVAL_NS * 4 <= CALL_TIMEOUT_NS);
+
+// ---- NIC ------------------------------------------------------------------------------------
+/// Asked of the kernel for each direction of a socket; an unprivileged process gets what it may.
+pub const SOCKET_BUFFER_BYTES: usize = 8 * MIB;
+/// Frames on their way over emulated links; a frame more is lost, as in a router.
+pub const WAN_FRAMES_MAX: usize = 65_536;
+
+// ---- Wal and disk ---------------------------------------------------------------------------
+/// Every write to the log is a multiple of this and begins at one: what O_DIRECT asks of us.
+pub const WAL_BLOCK_BYTES: usize = 4 * KIB;
+/// One preallocated file of the log. Filling it with zeros ahead of use takes about 50 ms.
+pub const WAL_SEGMENT_BYTES: usize = 64 * MIB;
+/// The most one write carries; one registered buffer. Larger records take several writes.
+pub const WAL_WRITE_BYTES_MAX: usize = MIB;
+/// Writes in flight per core: where the throughput of one log levels off on the drives we measured.
+pub const WAL_WRITES_MAX: usize = 8;
+/// Appended and not yet handed to the kernel. Past it a core takes in nothing that needs the log.
+pub const WAL_BACKLOG_BYTES_MAX: usize = 64 * MIB;
+/// Log of one core before a checkpoint is due that lets its oldest segments go.
+pub const LOG_BYTES_MAX: u64 = 4 << 30;
+
+const _: () = assert!(WAL_SEGMENT_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
+const _: () = assert!(WAL_WRITE_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
+// The segment's own block, and one for the headers of the run and the record.
+const _: () = assert!(BATCH_BYTES_MAX + 2 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES);
+const _: () = assert!(BATCH_BYTES_MAX <= WAL_BACKLOG_BYTES_MAX);
+const _: () = assert!(WAL_WRITE_BYTES_MAX <= WAL_SEGMENT_BYTES);
+
+// ---- Cores of one node ----------------------------------------------------------------------
+/// Parcels on their way from one core to another; more wait at the sender.
+pub const RING_PARCELS: usize = 1_024;
+/// Parcels taken from each sibling in one turn: about a burst of frames.
+pub const PARCELS_PER_TURN: usize = 128;
+/// A segment of the log in durability "memory", which holds the ballots a node has promised and nothing else.
+pub const WAL_SEGMENT_BYTES_VOTES: usize = 256 * KIB;
+
+const _: () = assert!(RING_PARCELS.is_power_of_two() && PARCELS_PER_TURN <= RING_PARCELS);
+const _: () = assert!(WAL_SEGMENT_BYTES_VOTES.is_multiple_of(WAL_BLOCK_BYTES));
+const _: () = assert!(WAL_SEGMENT_BYTES_VOTES >= 2 * WAL_BLOCK_BYTES);

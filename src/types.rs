@@ -135,6 +135,16 @@ pub struct Watermark {
     pub timestamp: Timestamp,
 }
 
+/// What is known of a dependency `(stamp, timestamp)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Survives whatever a minority of replicas does.
+    Stable,
+    /// Its epoch closed below the timestamp: gone.
+    Lost,
+    Unknown,
+}
+
 /// One attempt of one transaction: its home partition, the epoch of that, and a number unique there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct TxnId {

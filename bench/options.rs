@@ -1,0 +1,156 @@
+//! What was typed: the subcommands and flags of `mako-bench`, each with its default and its bound.
+//!
+//! Whatever can be judged without the cluster is judged here, so that a slip costs a second and not a
+//! load; clap answers with exit code 2. What the flags mean together is `runner`'s and the workloads' affair.
+#![forbid(unsafe_code)]
+
+use clap::{Args, Parser, Subcommand};
+use mako::cli::ClusterFlags;
+use mako::config::parse_duration_ns;
+use std::path::PathBuf;
+
+/// Measures Mako: transactions are generated on the leader cores of a cluster embedded in this process.
+#[derive(Parser, Debug)]
+#[command(name = "mako-bench", version)]
+pub struct Options {
+    #[command(subcommand)]
+    pub bench: Bench,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Bench {
+    /// TPC-C: five transactions, standard mix and data sizes; afterwards the consistency conditions
+    #[command(
+        after_help = "Example: mako-bench tpcc --warehouses 4 --duration 30s --rtt 50ms --json tpcc.json"
+    )]
+    Tpcc(TpccOptions),
+    /// Few keys a transaction, half read-only, half read-modify-write, some across shards
+    #[command(after_help = "Example: mako-bench micro --cross-shard-pct 20 --clients 256")]
+    Micro(MicroOptions),
+    /// Transfers between accounts; the total is checked throughout on snapshots of leaders and followers
+    #[command(after_help = "Example: mako-bench bank --accounts 1000 --rate 20000")]
+    Bank(BankOptions),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// How long to measure
+    #[arg(long = "duration", value_name = "DURATION", default_value = "10s", value_parser = parse_duration_ns)]
+    pub duration_ns: u64,
+    /// How long to run before measuring
+    #[arg(long = "warmup", value_name = "DURATION", default_value = "2s", value_parser = parse_duration_ns)]
+    pub warmup_ns: u64,
+    /// Of the data loaded and the transactions drawn
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Closed loop: clients per partition, each waiting for its durable reply
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub clients: u32,
+    /// Open loop: transactions per second, all partitions together; latency counts from the intended start
+    #[arg(long, conflicts_with = "clients", value_parser = clap::value_parser!(u64).range(1..=RATE_MAX))]
+    pub rate: Option<u64>,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the durable latencies as a percentile table (.hgrm); the speculative ones beside it
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct TpccOptions {
+    /// Warehouses; one per partition when not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=WAREHOUSES_MAX))]
+    pub warehouses: Option<u32>,
+    /// Order lines supplied by another warehouse, in percent (clause 2.4.1.5)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub remote_item_pct: u32,
+    /// Payments by a customer of another warehouse, in percent (clause 2.5.1.2)
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub remote_payment_pct: u32,
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct MicroOptions {
+    /// Keys in the table
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub keys: u32,
+    /// Keys one transaction touches
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=MICRO_KEYS_PER_TXN_MAX))]
+    pub keys_per_txn: u32,
+    /// Transactions with a key in another shard, in percent
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub cross_shard_pct: u32,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(8..=MICRO_VALUE_BYTES_MAX))]
+    pub value_size: u32,
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct BankOptions {
+    /// Accounts, spread over all partitions
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..=ACCOUNTS_MAX))]
+    pub accounts: u32,
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+/// A client is a few dozen bytes; past this the engine's window answers for everyone.
+const CLIENTS_MAX: i64 = 65_536;
+/// The gap between two starts is a whole number of nanoseconds; this keeps it at 10 or more.
+const RATE_MAX: u64 = 100_000_000;
+/// Routing takes the warehouse modulo the slots; more warehouses than that only make the load longer.
+const WAREHOUSES_MAX: i64 = 16_384;
+/// An audit reads every account in one transaction.
+const ACCOUNTS_MAX: i64 = 10_000_000;
+/// Bounds of the arrays in which `micro` draws a transaction and builds a value.
+pub const MICRO_KEYS_PER_TXN_MAX: i64 = 16;
+pub const MICRO_VALUE_BYTES_MAX: i64 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Options::command().debug_assert();
+    }
+
+    /// A bound that is only documented lets a bench measure nothing for minutes.
+    #[test]
+    fn values_out_of_bounds_are_refused_as_bad_usage() {
+        let bad = [
+            "tpcc --warehouses 0",
+            "tpcc --remote-item-pct 101",
+            "tpcc --duration 10",
+            "micro --keys-per-txn 17",
+            "micro --value-size 7",
+            "bank --accounts 1",
+            "bank --clients 0",
+            "bank --rate 0",
+            "bank --rate 10 --clients 10",
+            "ycsb",
+        ];
+        for line in bad {
+            let words = ["mako-bench"].into_iter().chain(line.split(' '));
+            let error = Options::try_parse_from(words).map(|_| line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(mako::cli::usage_error(&error).is_some_and(|text| text.starts_with("error: ")), "{line}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_standard() {
+        let Bench::Tpcc(tpcc) = Options::parse_from(["mako-bench", "tpcc"]).bench else { panic!("tpcc") };
+        assert_eq!((tpcc.remote_item_pct, tpcc.remote_payment_pct, tpcc.warehouses), (1, 15, None));
+        assert_eq!((tpcc.run.duration_ns, tpcc.run.warmup_ns), (10_000_000_000, 2_000_000_000));
+        assert_eq!((tpcc.run.clients, tpcc.run.rate), (64, None));
+    }
+}

@@ -1,0 +1,87 @@
+//! What `mako dev` and `mako serve` have in common: nodes that run in the foreground until a signal.
+//!
+//! Not here: which nodes (`dev`, `serve`), and how they are started and stopped (`server`).
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::cli::{FAILED, MISUSED, complain};
+use crate::config::{Config, Node};
+use crate::partition::Idle;
+use crate::server::{Cluster, News, Watch};
+use crate::types::NodeId;
+
+/// When nodes say that they are ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadyWhen {
+    /// Every shard has a leader.
+    Open,
+    /// They can vote.
+    Running,
+}
+
+/// Starts these nodes, prints `ready: …`, and runs until SIGINT or SIGTERM, or until a node fails.
+pub(super) fn run_nodes(config: Config, ids: &[NodeId], ready: ReadyWhen) -> ExitCode {
+    // The first line of a node: what all the others are to be read by.
+    eprintln!("{config:?}");
+    let addresses = addresses(&config, ids);
+    // First of all, so that a signal that comes early still lets the node clean up behind itself.
+    let watch = Watch::default();
+    let interrupter = watch.interrupter();
+    if let Err(error) = ctrlc::set_handler(move || interrupter.interrupt()) {
+        let what =
+            format!("no signal handler (this process): {error}; start it where signals may be handled");
+        return complain(&what, FAILED);
+    }
+    let cluster = match Cluster::start_nodes(config, ids, watch, |_, _| Idle) {
+        Ok(cluster) => cluster,
+        Err(error) => return complain(&error, MISUSED),
+    };
+    for notice in cluster.notices() {
+        eprintln!("note: {notice}");
+    }
+    let opened = if ready == ReadyWhen::Open { cluster.wait_until_open() } else { Ok(()) };
+    if opened.is_ok() {
+        say(&format!("ready: {addresses}"));
+        while cluster.wait() == News::Running {}
+    }
+    match cluster.stop() {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, FAILED),
+    }
+}
+
+/// Each node with the addresses of its cores: `n0 127.0.0.1:7400-7401`.
+fn addresses(config: &Config, ids: &[NodeId]) -> String {
+    let address = |id: &NodeId| {
+        let Node { name, listen, .. } = &config.nodes[usize::from(id.0)];
+        match config.cores(*id) {
+            1 => format!("{name} {listen}"),
+            cores => format!("{name} {listen}-{}", usize::from(listen.port()) + cores - 1),
+        }
+    };
+    ids.iter().map(address).collect::<Vec<_>>().join(", ")
+}
+
+/// To standard output, at once. Whoever has closed it does not want to hear it.
+pub(super) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LocalCluster;
+
+    /// Scripts take the addresses out of this line.
+    #[test]
+    fn the_ready_line_names_every_node_and_every_port() {
+        let one = Config::local(&LocalCluster { shards: 1, ..LocalCluster::default() }).unwrap();
+        let ids = [NodeId(0), NodeId(2)];
+        assert_eq!(addresses(&one, &ids), "n0 127.0.0.1:7400, n2 127.0.0.1:7402");
+        let two = Config::local(&LocalCluster { cpus: 2, ..LocalCluster::default() }).unwrap();
+        assert_eq!(addresses(&two, &ids), "n0 127.0.0.1:7400-7401, n2 127.0.0.1:7404-7405");
+    }
+}

@@ -1,0 +1,412 @@
+//! One replica of one partition: its state, its stream, and the way from a committed transaction to a
+//! chosen slot and from a chosen slot to a mark on the watermark board.
+//!
+//! It routes between `txn`, `paxos` and `wire`, which do not know each other; what is decided is
+//! decided there.
+//!
+//! Invariants:
+//!   1. `proposed` is at or above every promise this reign has made, and `mark` is one of them.
+//!   2. A batch's promise is taken when the batch is closed, and no entry joins it afterwards.
+#![forbid(unsafe_code)]
+
+use super::parked::Parked;
+use super::ports::Log;
+use super::post::{Asker, Outgoing, Post};
+use crate::bounds::{BATCH_BYTES_MAX, HEARTBEAT_INTERVAL_NS, RESEND_INTERVAL_NS};
+use crate::config::{Config, Durability};
+use crate::paxos::{self, Persist, RestsOn, Role, Stream, StreamConfig};
+use crate::txn::{Context, Coordinator, Procedure, Replay, Store, too_far_ahead};
+use crate::types::{Ballot, Endpoint, Epoch, Lsn, NodeId, PartitionId, ShardId, Slot, Timestamp, Watermark};
+use crate::wal::{Record, RecordKind};
+use crate::watermark::Knowledge;
+use crate::wire::{BatchBuilder, BatchKind, BatchView, Message, StreamMessage};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+pub struct Replica<P> {
+    pub id: PartitionId,
+    pub shard: ShardId,
+    me: NodeId,
+    config: Rc<Config>,
+    pub store: Rc<RefCell<Store>>,
+    /// The one that transactions of this partition alone run in, one after another.
+    pub local: Rc<Context>,
+    pub coordinator: Coordinator<P>,
+    pub parked: Parked<P>,
+    pub replay: Replay,
+    pub stream: Stream,
+    /// We lead, and the seal of our epoch is chosen.
+    pub open: bool,
+    /// Batches closed and not yet proposed.
+    closed: VecDeque<Rc<[u8]>>,
+    /// The promise of the last batch closed.
+    proposed: Timestamp,
+    proposed_at: Timestamp,
+    /// Promises of chosen slots whose durability the mode still waits for.
+    chosen: VecDeque<(Slot, Watermark)>,
+    /// The promise at the end of the contiguous prefix that is replicated and, as the mode demands,
+    /// on disk.
+    mark: Watermark,
+    /// The promise at the end of what is chosen and handed to the state here.
+    applied: Watermark,
+    resend_at: Timestamp,
+    vote_lsn: Lsn,
+    accept_lsn: Lsn,
+    effects: Vec<paxos::Effect>,
+    /// Snapshot reads that wait for `applied` to rise.
+    pub waiting: VecDeque<(Timestamp, Asker, Vec<u8>)>,
+}
+
+/// An acceptance handed to the log, to be reported when it is durable.
+pub struct Handed {
+    pub lsn: Lsn,
+    pub partition: PartitionId,
+    pub what: HandedWhat,
+}
+
+pub enum HandedWhat {
+    Vote(Ballot),
+    Accept(Slot, Ballot),
+}
+
+impl<P: Procedure> Replica<P> {
+    pub fn new(me: NodeId, id: PartitionId, config: &Rc<Config>) -> Replica<P> {
+        let shard = config.shard_of(id);
+        let store = Rc::new(RefCell::new(Store::new(shard, config.tables.len())));
+        let stream = Stream::new(StreamConfig {
+            me,
+            replicas: config.replicas_of(id).to_vec(),
+            own_vote_needs_disk: config.durability == Durability::QuorumDisk,
+            limits: paxos::Limits::default(),
+        });
+        Replica {
+            id,
+            shard,
+            me,
+            config: config.clone(),
+            local: Context::new(id, config.clone(), store.clone()),
+            store,
+            coordinator: Coordinator::new(id, shard),
+            parked: Parked::default(),
+            replay: Replay::default(),
+            stream,
+            open: false,
+            closed: VecDeque::new(),
+            proposed: Timestamp::default(),
+            proposed_at: Timestamp::default(),
+            chosen: VecDeque::new(),
+            mark: Watermark::default(),
+            applied: Watermark::default(),
+            resend_at: Timestamp::default(),
+            vote_lsn: Lsn::default(),
+            accept_lsn: Lsn::default(),
+            effects: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub fn mark(&self) -> Watermark {
+        self.mark
+    }
+
+    pub fn applied(&self) -> Watermark {
+        self.applied
+    }
+
+    pub fn proposed(&self) -> Timestamp {
+        self.proposed
+    }
+
+    pub fn leads(&self) -> bool {
+        self.stream.role() == Role::Leader
+    }
+
+    /// Whether one more transaction may be executed here.
+    pub fn has_room(&self, now: Timestamp) -> bool {
+        self.closed.len() < CLOSED_BATCHES_MAX && self.store.borrow().window.has_room(now, self.shard)
+    }
+
+    /// Runs for leader of this stream under `ballot`.
+    pub fn campaign(&mut self, ballot: Ballot) {
+        let filler = BatchBuilder::new().finish(ballot.epoch(), Timestamp::default(), BatchKind::Filler);
+        self.stream.campaign(ballot, filler, &mut self.effects);
+    }
+
+    pub fn on_stream(&mut self, from: NodeId, message: StreamMessage) -> Result<(), paxos::Ignored> {
+        self.stream.on_message(from, message, &mut self.effects)
+    }
+
+    pub fn on_durable(&mut self, what: &HandedWhat) {
+        match what {
+            HandedWhat::Vote(ballot) => self.stream.on_vote_persisted(*ballot, &mut self.effects),
+            HandedWhat::Accept(slot, ballot) => self.stream.on_persisted(*slot, *ballot),
+        }
+    }
+
+    /// Closes the open batch when it is full. Called after every commit, so that a batch never
+    /// outgrows a message.
+    pub fn close_full_batch(&mut self, now: Timestamp) {
+        if self.store.borrow().batch.len_bytes() >= self.config.batch_bytes {
+            self.close_batch(now, BatchKind::Entries);
+        }
+    }
+
+    fn close_batch(&mut self, now: Timestamp, kind: BatchKind) {
+        let store = &mut *self.store.borrow_mut();
+        let promise = store.promise(now);
+        let batch = store.batch.finish(store.epoch, promise, kind);
+        assert!(batch.len() <= BATCH_BYTES_MAX, "a batch of {} bytes", batch.len());
+        self.proposed = self.proposed.max(promise);
+        self.closed.push_back(batch);
+    }
+
+    /// Proposes what is due: full batches, the open one when nothing is in flight or it is old enough,
+    /// and a no-op when somebody waits for a promise that no entry will bring (DESIGN §3).
+    pub fn propose(&mut self, now: Timestamp, wanted: Timestamp) {
+        if !self.leads() {
+            return;
+        }
+        let calm = self.stream.in_flight() == 0;
+        let (open, since) = {
+            let store = self.store.borrow();
+            (!store.batch.is_empty(), store.batch_since)
+        };
+        if open && (calm || now.since(since) >= self.config.batch_delay_ns) && self.closed.is_empty() {
+            self.store.borrow_mut().clock.observe(believable(now, wanted));
+            self.close_batch(now, BatchKind::Entries);
+        } else if !open && self.closed.is_empty() && self.noop_is_due(now, wanted, calm) {
+            self.close_batch(now, BatchKind::Noop);
+        }
+        while !self.closed.is_empty() && self.stream.can_propose() {
+            if let Some(batch) = self.closed.pop_front() {
+                self.stream.propose(batch, &mut self.effects);
+                self.proposed_at = now;
+            }
+        }
+    }
+
+    fn noop_is_due(&mut self, now: Timestamp, wanted: Timestamp, calm: bool) -> bool {
+        if !self.open {
+            return false;
+        }
+        let age = now.since(self.proposed_at);
+        if age >= HEARTBEAT_INTERVAL_NS {
+            return true;
+        }
+        let wanted = believable(now, wanted);
+        if wanted <= self.proposed || !(calm || age >= self.config.batch_delay_ns) {
+            return false;
+        }
+        let store = &mut *self.store.borrow_mut();
+        store.clock.observe(wanted);
+        // Behind a prepared transaction a no-op would promise nothing new.
+        store.promise(now) > self.proposed
+    }
+
+    /// When `propose` next has something to do though nothing happens.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        if !self.open {
+            return Some(self.resend_at);
+        }
+        let heartbeat = self.proposed_at.plus_ns(HEARTBEAT_INTERVAL_NS).min(self.resend_at);
+        let store = self.store.borrow();
+        let batch = (!store.batch.is_empty()).then(|| store.batch_since.plus_ns(self.config.batch_delay_ns));
+        Some(batch.map_or(heartbeat, |due| due.min(heartbeat)))
+    }
+
+    /// Carries out what the stream asked for, and takes what it has chosen. True when a mark rose.
+    pub fn run_stream(
+        &mut self,
+        now: Timestamp,
+        known: &Knowledge,
+        log: &mut dyn Log,
+        post: &mut Post,
+        handed: &mut VecDeque<Handed>,
+        asker: &mut Asker,
+    ) -> bool {
+        let mut rose = false;
+        loop {
+            self.carry_out(now, log, post, handed, asker);
+            rose |= self.take_chosen(known);
+            if self.effects.is_empty() {
+                break;
+            }
+        }
+        rose
+    }
+
+    /// What is done once a turn, after everything else.
+    pub fn end_turn(&mut self, now: Timestamp) {
+        if now >= self.resend_at {
+            self.resend_at = now.plus_ns(RESEND_INTERVAL_NS);
+            self.stream.resend(&mut self.effects);
+        }
+        self.stream.announce(&mut self.effects);
+        self.stream.retain();
+    }
+
+    fn carry_out(
+        &mut self,
+        now: Timestamp,
+        log: &mut dyn Log,
+        post: &mut Post,
+        handed: &mut VecDeque<Handed>,
+        asker: &mut Asker,
+    ) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                paxos::Effect::Persist(persist) => self.persist(persist, log, handed),
+                paxos::Effect::Send { to, message, rests_on } => {
+                    let after = self.rests_on(rests_on);
+                    self.send(now, to, message, after, post, asker);
+                }
+                paxos::Effect::Led { .. } => self.on_led(now),
+                paxos::Effect::Deposed { .. } => self.open = false,
+                // Only a checkpoint helps, and there is none yet: the replica stays behind.
+                paxos::Effect::Behind { .. } => {}
+            }
+        }
+        effects.append(&mut self.effects);
+        self.effects = effects;
+    }
+
+    fn persist(&mut self, persist: Persist, log: &mut dyn Log, handed: &mut VecDeque<Handed>) {
+        let partition = self.id;
+        match persist {
+            Persist::Vote { ballot } => {
+                let kind = RecordKind::Vote;
+                let record = Record { kind, partition, ballot, slot: Slot(0), payload: &[] };
+                self.vote_lsn = log.append(&record);
+                handed.push_back(Handed { lsn: self.vote_lsn, partition, what: HandedWhat::Vote(ballot) });
+            }
+            // The mode does not count acceptances: they are as good as durable at once.
+            Persist::Accept { slot, ballot, .. } if self.config.durability == Durability::Memory => {
+                self.stream.on_persisted(slot, ballot);
+            }
+            Persist::Accept { slot, ballot, batch } => {
+                let record = Record { kind: RecordKind::Accept, partition, ballot, slot, payload: &batch };
+                self.accept_lsn = log.append(&record);
+                let what = HandedWhat::Accept(slot, ballot);
+                handed.push_back(Handed { lsn: self.accept_lsn, partition, what });
+            }
+        }
+    }
+
+    fn rests_on(&self, rests_on: RestsOn) -> Lsn {
+        match rests_on {
+            RestsOn::Nothing => Lsn::default(),
+            RestsOn::Acceptance(_) if self.config.durability == Durability::QuorumDisk => {
+                self.accept_lsn.max(self.vote_lsn)
+            }
+            RestsOn::Vote | RestsOn::Acceptance(_) => self.vote_lsn,
+        }
+    }
+
+    /// The first answer to the replica that asked goes as the answer of its call; the rest are calls
+    /// of our own, and news that may be lost are casts.
+    fn send(
+        &self,
+        now: Timestamp,
+        to: NodeId,
+        message: StreamMessage,
+        after: Lsn,
+        post: &mut Post,
+        asker: &mut Asker,
+    ) {
+        let Some(core) = self.config.core_of(to, self.id) else { return };
+        let to = Endpoint { node: to, core };
+        let is_answer = match &message {
+            StreamMessage::Promise(_)
+            | StreamMessage::Rejected(_)
+            | StreamMessage::Accepted(_)
+            | StreamMessage::Fetched(_) => true,
+            StreamMessage::Prepare(_)
+            | StreamMessage::Accept(_)
+            | StreamMessage::Chosen(_)
+            | StreamMessage::Fetch(_) => false,
+        };
+        let is_cast = matches!(message, StreamMessage::Chosen(_));
+        let mut bytes = Vec::with_capacity(64);
+        Message::Stream { partition: self.id, from: self.me, message }.encode_into(&mut bytes);
+        let waits = match *asker {
+            Asker::Session(id) => is_answer && id.from() == to,
+            Asker::Sibling(_) | Asker::Here | Asker::Nobody => false,
+        };
+        let outgoing = if waits {
+            Outgoing::Answer { to: std::mem::replace(asker, Asker::Nobody), message: bytes }
+        } else if is_cast {
+            Outgoing::Cast { to, message: bytes }
+        } else {
+            Outgoing::Call { to, note: None, message: bytes }
+        };
+        post.send(now, after, outgoing);
+    }
+
+    /// Phase 1 is over: the seal of the new epoch is the first thing we propose.
+    fn on_led(&mut self, now: Timestamp) {
+        let ballot = self.stream.leader();
+        self.store.borrow_mut().epoch = ballot.epoch();
+        self.close_batch(now, BatchKind::Seal);
+        self.propose(now, Timestamp::default());
+    }
+
+    fn take_chosen(&mut self, known: &Knowledge) -> bool {
+        let before = self.mark;
+        while let Some((slot, _, batch)) = self.stream.poll_chosen() {
+            let view = BatchView::parse(&batch).expect("a batch is checked before it is accepted");
+            let promised = Watermark { epoch: view.epoch(), timestamp: view.promise() };
+            let store = &mut *self.store.borrow_mut();
+            let ours = self.stream.role() == Role::Leader && view.epoch() == store.epoch;
+            if ours {
+                self.open |= view.kind() == BatchKind::Seal;
+            } else {
+                store.epoch = store.epoch.max(view.epoch());
+                self.replay.on_chosen(&batch, store, known);
+                store.clock.observe(promised.timestamp);
+            }
+            if view.kind() != BatchKind::Filler {
+                self.applied = self.applied.max(promised);
+                if self.sees_durability() {
+                    self.chosen.push_back((slot, promised));
+                }
+            }
+        }
+        let durable = self.durable_end();
+        while self.chosen.front().is_some_and(|(slot, _)| *slot < durable) {
+            if let Some((_, promised)) = self.chosen.pop_front() {
+                self.mark = self.mark.max(promised);
+            }
+        }
+        self.mark > before
+    }
+
+    /// Every slot below it is as durable as the mode demands, as far as this replica knows.
+    fn durable_end(&self) -> Slot {
+        match self.config.durability {
+            Durability::Memory | Durability::QuorumDisk => self.stream.chosen_end(),
+            Durability::LeaderDisk => self.stream.chosen_end().min(self.stream.persisted_end()),
+        }
+    }
+
+    /// Where only the leader's log counts, only the leader knows; the others hear of it in the exchange.
+    fn sees_durability(&self) -> bool {
+        self.config.durability != Durability::LeaderDisk || self.leads()
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.store.borrow().epoch
+    }
+}
+
+/// What is wanted, unless no correct clock could want it yet.
+fn believable(now: Timestamp, wanted: Timestamp) -> Timestamp {
+    if too_far_ahead(now, wanted) { Timestamp::default() } else { wanted }
+}
+
+/// Batches that wait for the pipeline before new transactions get `Busy`.
+const CLOSED_BATCHES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

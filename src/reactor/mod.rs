@@ -1,0 +1,257 @@
+//! The loop that runs a core's partitions over its network and its disk, and what cores share.
+//!
+//! | file | is |
+//! |---|---|
+//! | here | the turn, and what an idle core does |
+//! | `siblings` | the cores of one node: rings between them, and whether they are to stop |
+//! | `ring`, `board` | the two things cores share: one producer to one consumer, and atomics |
+//! | `ports` | disk and board as the partition asks for them |
+//! | `affinity`, `wait` | what is asked of the kernel: a CPU, and sleep |
+//!
+//! It decides nothing about transactions. That nothing is spoken before it is on disk is the core's
+//! doing: it holds each message until `on_durable` has passed what the message rests on.
+//!
+//! Invariants:
+//!   1. A turn never blocks. A core blocks in one place, [`Reactor::sleep`], and only after a whole turn
+//!      that began with its waker armed found nothing to do: so nothing handed over meanwhile is missed.
+//!   2. After a failure of the disk no turn is begun and no frame leaves.
+#![deny(unsafe_code)]
+
+pub mod affinity;
+pub mod board;
+mod ports;
+pub mod ring;
+mod siblings;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+pub use siblings::{Shared, Siblings};
+
+use crate::bounds::{FRAME_BYTES, RX_BURST, TX_BURST};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::disk::{Disk, DiskError};
+use crate::nic::{Nic, NicStats, Wake};
+use crate::partition::{Core, CoreStats, Driver, Log, Ports};
+use crate::rpc::RpcStats;
+use crate::txn::Procedure;
+use crate::types::{Endpoint, Lsn, Timestamp};
+use ports::CoreLog;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One core at work. Lives on its own thread from `new` on.
+pub struct Reactor<D: Driver, N, K, C> {
+    core: Core<D::Procedure>,
+    driver: D,
+    outbox: Outbox<N>,
+    log: CoreLog<K>,
+    clock: C,
+    siblings: Siblings,
+    shared: Arc<Shared>,
+    sleep_after_ns: Option<u64>,
+    /// What was last reported to the core. Monotone.
+    durable: Lsn,
+    pace: Pace,
+}
+
+/// What a core is given by whoever starts it. May be made on one thread and used on another.
+pub struct Seat<N, K> {
+    pub me: Endpoint,
+    pub nic: N,
+    pub disk: K,
+    pub siblings: Siblings,
+    /// How long a core that finds nothing to do goes on looking before it sleeps; `None`: for ever.
+    pub sleep_after_ns: Option<u64>,
+    /// Grows with every start of the node.
+    pub incarnation: u64,
+    pub seed: u64,
+}
+
+impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
+    pub fn new(seat: Seat<N, K>, config: &Rc<Config>, clock: C, driver: D) -> Reactor<D, N, K, C> {
+        let Seat { me, nic, disk, siblings, sleep_after_ns, incarnation, seed } = seat;
+        Reactor {
+            core: Core::new(config, me, incarnation, seed),
+            driver,
+            outbox: Outbox { nic, frame: Vec::with_capacity(FRAME_BYTES), unsent: None },
+            log: CoreLog(disk),
+            pace: Pace::new(clock.now()),
+            clock,
+            shared: Arc::clone(siblings.shared()),
+            siblings,
+            sleep_after_ns,
+            durable: Lsn::default(),
+        }
+    }
+
+    /// Turn after turn, until the node is told to stop.
+    pub fn run(&mut self) -> Result<(), DiskError> {
+        wait::ask_for_exact_timers();
+        while !self.shared.is_stopped() {
+            let worked = self.turn()?;
+            if !worked && self.sleep_after_ns.is_some_and(|limit_ns| self.pace.idle_ns() >= limit_ns) {
+                self.sleep()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn; whether it found anything to do. The order is the design: time is read next to the
+    /// frames it stamps; completions come before new work, so that one write frees many replies; the log
+    /// is submitted and frames leave once, at the end, so that one turn is one write and one burst.
+    pub fn turn(&mut self) -> Result<bool, DiskError> {
+        let now = self.clock.now();
+        self.pace.begin_turn(now);
+        let Reactor { core, driver, outbox, log, siblings, durable, .. } = self;
+
+        let mut work = outbox.nic.rx_burst(RX_BURST, &mut |frame| core.on_frame(now, frame));
+        work += reap(now, log, durable, core)?;
+        let mut ports = Ports { log, board: &self.shared.board };
+        work += siblings.receive(|parcel| core.on_parcel(now, parcel, &mut ports));
+        core.begin_turn(now, &mut ports);
+        driver.turn(now, &mut core.desk(now, Log::room(ports.log)));
+        core.end_turn(now, &mut ports);
+        while let Some((token, reply, procedure)) = core.poll_reply() {
+            driver.on_reply(now, token, reply, procedure);
+            work += 1;
+        }
+        log.0.submit()?;
+        // A disk that only remembers has finished already: what waited for it leaves in this burst.
+        work += reap(now, log, durable, core)?;
+        work += outbox.transmit(now, core);
+        work += siblings.send(core);
+
+        self.pace.end_turn(work > 0);
+        Ok(work > 0)
+    }
+
+    /// Ends with whatever comes first: a frame, a completion, a sibling, a time somebody named. Once the
+    /// waker is armed everything is looked at again, by a whole turn (invariant 1).
+    fn sleep(&mut self) -> Result<(), DiskError> {
+        self.siblings.waker().begin_sleep();
+        if !self.turn()? && !self.shared.is_stopped() {
+            let Wake { fd, deadline } = self.outbox.nic.wake();
+            let deadlines = [self.core.deadline(), self.driver.deadline(), deadline];
+            let first = deadlines.into_iter().flatten().min();
+            let left_ns = first.map(|due| due.since(self.clock.now()));
+            self.pace.sleeps += 1;
+            wait::wait([fd, self.log.0.wake_fd(), Some(self.siblings.waker().fd())], left_ns);
+        }
+        self.siblings.waker().end_sleep();
+        Ok(())
+    }
+
+    pub fn core(&self) -> &Core<D::Procedure> {
+        &self.core
+    }
+
+    /// The driver, and what the core has done.
+    pub fn finish(self) -> (D, Tally) {
+        let tally = Tally {
+            busy: self.pace.busy(),
+            turns: self.pace.turns,
+            sleeps: self.pace.sleeps,
+            core: self.core.stats(),
+            rpc: self.core.rpc().stats().clone(),
+            nic: self.outbox.nic.stats(),
+        };
+        (self.driver, tally)
+    }
+}
+
+/// Tells the core how far its log is durable, if that is news. 1 if it is.
+fn reap<P: Procedure, K: Disk>(
+    now: Timestamp,
+    log: &mut CoreLog<K>,
+    durable: &mut Lsn,
+    core: &mut Core<P>,
+) -> Result<usize, DiskError> {
+    let reached = log.0.reap()?;
+    if reached <= *durable {
+        return Ok(0);
+    }
+    *durable = reached;
+    core.on_durable(now, reached);
+    Ok(1)
+}
+
+/// The NIC, and the one frame it may have had no room for.
+struct Outbox<N> {
+    nic: N,
+    frame: Vec<u8>,
+    /// Whom `frame` is for, if it is still to be sent.
+    unsent: Option<Endpoint>,
+}
+
+impl<N: Nic> Outbox<N> {
+    /// Sends what the core has to say, a bounded number of frames. How many went or still wait: while
+    /// any do, the core comes back.
+    fn transmit<P: Procedure>(&mut self, now: Timestamp, core: &mut Core<P>) -> usize {
+        let mut pushed = 0;
+        while pushed < TX_BURST {
+            let Some(to) = self.unsent.take().or_else(|| core.poll_tx(now, &mut self.frame)) else { break };
+            if !self.nic.tx_push(now, to, &self.frame) {
+                self.unsent = Some(to);
+                break;
+            }
+            pushed += 1;
+        }
+        let left = self.nic.tx_flush(now);
+        pushed + left + usize::from(self.unsent.is_some())
+    }
+}
+
+/// What a core has done, to be read when it has stopped.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// The part of its time in turns that found something to do, 0 to 1.
+    pub busy: f64,
+    pub turns: u64,
+    pub sleeps: u64,
+    pub core: CoreStats,
+    pub rpc: RpcStats,
+    pub nic: NicStats,
+}
+
+/// When a core worked and when it did not. Reads no clock: a turn ends where the next one begins.
+struct Pace {
+    started: Timestamp,
+    /// When the last turn began, and whether it did anything.
+    turned_at: Timestamp,
+    worked: bool,
+    worked_at: Timestamp,
+    busy_ns: u64,
+    turns: u64,
+    sleeps: u64,
+}
+
+impl Pace {
+    fn new(now: Timestamp) -> Pace {
+        Pace { started: now, turned_at: now, worked: false, worked_at: now, busy_ns: 0, turns: 0, sleeps: 0 }
+    }
+
+    fn begin_turn(&mut self, now: Timestamp) {
+        if self.worked {
+            self.busy_ns += now.since(self.turned_at);
+        }
+        self.turned_at = now;
+        self.turns += 1;
+    }
+
+    fn end_turn(&mut self, worked: bool) {
+        self.worked = worked;
+        if worked {
+            self.worked_at = self.turned_at;
+        }
+    }
+
+    fn idle_ns(&self) -> u64 {
+        self.turned_at.since(self.worked_at)
+    }
+
+    fn busy(&self) -> f64 {
+        self.busy_ns as f64 / self.turned_at.since(self.started).max(1) as f64
+    }
+}

@@ -1,0 +1,174 @@
+//! Which numbered frames of a peer have been received, and when to say so.
+//!
+//! Invariants:
+//!   1. `largest` only grows; a frame is recorded at most once.
+//!   2. Each recorded frame is in at least one acknowledgement, which leaves in time (`ACK_DELAY_NS`)
+//!      or with the next frame to the peer.
+#![forbid(unsafe_code)]
+
+use super::stats::Ignored;
+use crate::bounds::{ACK_DELAY_NS, ACK_FRAMES, FRAMES_REMEMBERED};
+use crate::types::Timestamp;
+
+pub struct History {
+    largest: u64,
+    /// Bit `b` of word `w`: frame `largest - 64 * w - b` has been received.
+    received: [u64; WORDS],
+    /// Frames recorded since the last acknowledgement, the lowest of them, and when the first came.
+    owed: u32,
+    owed_lowest: u64,
+    owed_since: Timestamp,
+    /// Do not wait for a frame to ride in.
+    overdue: bool,
+}
+
+impl History {
+    pub fn new() -> History {
+        History {
+            largest: 0,
+            received: [0; WORDS],
+            owed: 0,
+            owed_lowest: 0,
+            owed_since: Timestamp(0),
+            overdue: false,
+        }
+    }
+
+    /// Why frame `number` need not be looked at.
+    pub fn ignore_frame(&self, number: u64) -> Option<Ignored> {
+        if number > self.largest {
+            return None;
+        }
+        let age = self.largest - number;
+        if age >= FRAMES_REMEMBERED as u64 {
+            return Some(Ignored::ForgottenFrame);
+        }
+        let (word, bit) = (age as usize / 64, age % 64);
+        (self.received[word] >> bit & 1 == 1).then_some(Ignored::RepeatedFrame)
+    }
+
+    pub fn record(&mut self, now: Timestamp, number: u64) {
+        assert!(self.ignore_frame(number).is_none(), "frame {number} recorded twice");
+        if number > self.largest {
+            self.shift(number - self.largest);
+            self.largest = number;
+        }
+        let age = (self.largest - number) as usize;
+        self.received[age / 64] |= 1 << (age % 64);
+        if self.owed == 0 {
+            self.owed_since = now;
+            self.owed_lowest = number;
+        }
+        self.owed += 1;
+        self.owed_lowest = self.owed_lowest.min(number);
+        self.overdue |= self.owed >= ACK_FRAMES;
+    }
+
+    pub fn on_tick(&mut self, now: Timestamp) {
+        self.overdue |= self.deadline().is_some_and(|due| due <= now);
+    }
+
+    /// When an acknowledgement stops waiting; `None` when none is owed or it no longer waits.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        (self.owed > 0 && !self.overdue).then(|| self.owed_since.plus_ns(ACK_DELAY_NS))
+    }
+
+    pub fn is_owed(&self) -> bool {
+        self.owed > 0
+    }
+
+    pub fn is_overdue(&self) -> bool {
+        self.overdue
+    }
+
+    /// The largest frame and the words that cover all that is owed, and one before them: it repeats
+    /// what the last acknowledgement said, should that be lost.
+    pub fn take_ack(&mut self) -> (u64, &[u64]) {
+        let span = self.largest - self.owed_lowest;
+        let words = usize::try_from(span / 64).map_or(WORDS, |word| (word + 2).min(WORDS));
+        self.owed = 0;
+        self.overdue = false;
+        (self.largest, &self.received[..words])
+    }
+
+    fn shift(&mut self, by: u64) {
+        if by >= FRAMES_REMEMBERED as u64 {
+            self.received = [0; WORDS];
+            return;
+        }
+        let (words, bits) = (by as usize / 64, by % 64);
+        for word in (0..WORDS).rev() {
+            let high = if word >= words { self.received[word - words] } else { 0 };
+            let low = if word > words { self.received[word - words - 1] } else { 0 };
+            self.received[word] = if bits == 0 { high } else { high << bits | low >> (64 - bits) };
+        }
+    }
+}
+
+const WORDS: usize = FRAMES_REMEMBERED / 64;
+const _: () = assert!(WORDS * 64 == FRAMES_REMEMBERED);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Prng;
+    use std::collections::BTreeSet;
+
+    fn acknowledged(history: &mut History) -> BTreeSet<u64> {
+        let (largest, words) = history.take_ack();
+        let bits = words.iter().enumerate().flat_map(|(word, bits)| {
+            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word as u64 * 64 + bit)
+        });
+        bits.map(|age| largest - age).collect()
+    }
+
+    /// A frame acknowledged that never came is never sent again: its packets are gone.
+    #[test]
+    fn acknowledgements_name_exactly_the_frames_received() {
+        let mut prng = Prng::with_seed(7);
+        let (mut history, mut model, mut owed) = (History::new(), BTreeSet::new(), BTreeSet::new());
+        let mut front = 100;
+        for _ in 0..20_000 {
+            front += if prng.u32(..1_000) == 0 { prng.u64(..5_000) } else { prng.u64(..3) };
+            let number = front - prng.u64(..90);
+            match history.ignore_frame(number) {
+                Some(Ignored::RepeatedFrame) => assert!(model.contains(&number)),
+                Some(ignored) => {
+                    assert_eq!(ignored, Ignored::ForgottenFrame);
+                    assert!(number + FRAMES_REMEMBERED as u64 <= *model.last().unwrap());
+                }
+                None => {
+                    assert!(model.insert(number));
+                    owed.insert(number);
+                    history.record(Timestamp(0), number);
+                }
+            }
+            if prng.u32(..40) == 0 {
+                let named = acknowledged(&mut history);
+                let largest = model.last().copied().unwrap_or(0);
+                assert!(named.is_subset(&model));
+                assert!(owed.iter().all(|n| named.contains(n) || n + FRAMES_REMEMBERED as u64 <= largest));
+                owed.clear();
+            }
+        }
+    }
+
+    /// Invariant 2.
+    #[test]
+    fn an_acknowledgement_waits_for_company_but_not_long() {
+        let mut history = History::new();
+        assert_eq!((history.is_owed(), history.deadline()), (false, None));
+        history.record(Timestamp(5), 1);
+        history.record(Timestamp(9), 2);
+        let due = Timestamp(5 + ACK_DELAY_NS);
+        assert_eq!((history.is_overdue(), history.deadline()), (false, Some(due)));
+        history.on_tick(due.prev());
+        assert!(!history.is_overdue());
+        history.on_tick(due);
+        assert!(history.is_overdue());
+        history.take_ack();
+        assert_eq!((history.is_owed(), history.is_overdue(), history.deadline()), (false, false, None));
+        (3..3 + u64::from(ACK_FRAMES)).for_each(|number| history.record(due, number));
+        assert!(history.is_overdue());
+    }
+}

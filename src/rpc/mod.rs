@@ -1,0 +1,259 @@
+//! Request and response sessions between endpoints, over frames that may be lost, repeated or reordered.
+//!
+//! A pure state machine, one per core: it is handed frames and the time, and yields events and frames.
+//! After eRPC: a fixed number of request slots per session, messages cut into packets, each request
+//! carried out at most once. Sending frames is the NIC's, the meaning of messages the partition's, and
+//! *exactly* once nobody's: a failed call may have been carried out.
+//!
+//! Every request handed up must be answered some time: its slot is taken until then.
+//!
+//! Invariants:
+//!   1. A call ends in exactly one `Response` or `Failed`, and fails only if its peer restarted or gave
+//!      no sign of life for `CALL_TIMEOUT_NS`.
+//!   2. Of each use of a slot of each incarnation of a caller, one `Request` at most is handed up, and
+//!      only by the incarnation of the answerer that the caller meant.
+//!   3. The memory of a session is bounded, whatever its peer sends.
+#![forbid(unsafe_code)]
+
+mod buffers;
+mod calls;
+mod flight;
+mod frame;
+mod history;
+mod message;
+mod rtt;
+mod served;
+mod session;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub use stats::{Ignored, RpcStats};
+
+use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, MESSAGE_BYTES_MAX, NODES_MAX};
+use crate::types::{Endpoint, Timestamp};
+use buffers::Buffers;
+use flight::PacketRef;
+use frame::Header;
+use session::Session;
+use std::collections::VecDeque;
+
+/// All sessions of one core.
+pub struct Rpc {
+    shared: Shared,
+    /// The session with core `c` of node `n`, at `n * CORES_MAX + c`.
+    index: Box<[Option<u16>]>,
+    sessions: Vec<Session>,
+    /// Sessions that may have a frame to send, served in turn.
+    ready: VecDeque<u16>,
+    /// No session has anything to do before.
+    due: Option<Timestamp>,
+}
+
+/// What the sessions of a core have in common.
+struct Shared {
+    local: Endpoint,
+    cluster: u64,
+    incarnation: u64,
+    buffers: Buffers,
+    events: VecDeque<Event>,
+    casts_received: usize,
+    stats: RpcStats,
+    /// Scratch: the packets one acknowledgement ends.
+    acked: Vec<PacketRef>,
+}
+
+/// Something for the caller. Give `message` back with [`Rpc::recycle`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    Request { id: RequestId, from: Endpoint, message: Vec<u8> },
+    Response { tag: u64, from: Endpoint, message: Vec<u8> },
+    Cast { from: Endpoint, message: Vec<u8> },
+    Failed { tag: u64, peer: Endpoint },
+}
+
+/// One request of one incarnation of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RequestId {
+    peer: Endpoint,
+    incarnation: u64,
+    slot: u16,
+    seq: u64,
+}
+
+/// The session's backlog is full: nothing was queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("too many calls wait for this peer")]
+pub struct Busy;
+
+impl Rpc {
+    /// `cluster` is a hash of the cluster's name: frames of others are dropped. `incarnation` must grow
+    /// with every start of this node, or its peers take it for its own past and do not listen.
+    /// `nodes` is the number of nodes in the cluster.
+    pub fn new(local: Endpoint, cluster: u64, incarnation: u64, nodes: usize) -> Rpc {
+        assert!(incarnation != 0, "incarnation 0 means that it is not known");
+        assert!(nodes <= NODES_MAX && usize::from(local.node.0) < nodes, "node {} of {nodes}", local.node.0);
+        Rpc {
+            shared: Shared {
+                local,
+                cluster,
+                incarnation,
+                buffers: Buffers::default(),
+                events: VecDeque::new(),
+                casts_received: 0,
+                stats: RpcStats::default(),
+                acked: Vec::new(),
+            },
+            index: vec![None; nodes * CORES_MAX].into_boxed_slice(),
+            sessions: Vec::new(),
+            ready: VecDeque::new(),
+            due: None,
+        }
+    }
+
+    /// Queues a request. `tag` comes back with its `Response` or `Failed`.
+    pub fn call(&mut self, now: Timestamp, peer: Endpoint, tag: u64, message: &[u8]) -> Result<(), Busy> {
+        assert!(message.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", message.len());
+        let index = self.session_with(peer);
+        let outcome = self.sessions[usize::from(index)].call(now, tag, message, &mut self.shared);
+        match outcome {
+            Ok(()) => self.shared.stats.calls += 1,
+            Err(Busy) => self.shared.stats.calls_refused += 1,
+        }
+        self.schedule(index);
+        outcome
+    }
+
+    /// Answers a request, once. Dropped when its caller restarted or gave up meanwhile.
+    pub fn respond(&mut self, now: Timestamp, to: RequestId, message: &[u8]) {
+        assert!(message.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", message.len());
+        let index = self.session_with(to.peer);
+        if !self.sessions[usize::from(index)].respond(now, to, message, &mut self.shared) {
+            self.shared.stats.responses_dropped += 1;
+        }
+        self.schedule(index);
+    }
+
+    /// Sends one datagram that may be lost, repeated or overtaken.
+    pub fn cast(&mut self, _now: Timestamp, peer: Endpoint, message: &[u8]) {
+        assert!(message.len() <= CAST_BYTES_MAX, "a cast of {} bytes", message.len());
+        let index = self.session_with(peer);
+        self.sessions[usize::from(index)].cast(message, &mut self.shared);
+        self.schedule(index);
+    }
+
+    /// Takes in one frame. What it completes comes out of [`Rpc::poll_event`].
+    pub fn on_frame(&mut self, now: Timestamp, frame: &[u8]) -> Result<(), Ignored> {
+        self.shared.stats.frames_received += 1;
+        let outcome = self.on_any_frame(now, frame);
+        if let Err(ignored) = outcome {
+            self.shared.stats.on_ignored(ignored);
+        }
+        outcome
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.shared.events.pop_front();
+        if let Some(Event::Cast { .. }) = event {
+            self.shared.casts_received -= 1;
+        }
+        event
+    }
+
+    /// Gives the buffer of an event back, to be used again.
+    pub fn recycle(&mut self, message: Vec<u8>) {
+        self.shared.buffers.recycle(message);
+    }
+
+    pub fn on_tick(&mut self, now: Timestamp) {
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.due = None;
+        for index in 0..self.sessions.len() {
+            let session = &mut self.sessions[index];
+            if session.deadline().is_some_and(|due| due <= now) {
+                session.on_tick(now, &mut self.shared);
+            }
+            self.schedule(u16::try_from(index).expect("sessions are few"));
+        }
+    }
+
+    /// No call of `on_tick` before this does anything. It may turn out that nothing was due then.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    /// Fills `frame` with the next frame to send and says to whom. Packets for one peer share frames,
+    /// so this is best called when the turn has nothing more to add.
+    pub fn poll_tx(&mut self, now: Timestamp, frame: &mut Vec<u8>) -> Option<Endpoint> {
+        while let Some(index) = self.ready.pop_front() {
+            let session = &mut self.sessions[usize::from(index)];
+            session.is_ready = false;
+            let peer = session.peer();
+            if session.fill_frame(now, frame, &mut self.shared) {
+                self.shared.stats.frames_sent += 1;
+                self.schedule(index);
+                return Some(peer);
+            }
+        }
+        None
+    }
+
+    pub fn stats(&self) -> &RpcStats {
+        &self.shared.stats
+    }
+
+    fn on_any_frame(&mut self, now: Timestamp, frame: &[u8]) -> Result<(), Ignored> {
+        let (header, packets) = Header::decode(frame)?;
+        if header.cluster != self.shared.cluster {
+            return Err(Ignored::OtherCluster);
+        }
+        if header.to != self.shared.local {
+            return Err(Ignored::OtherEndpoint);
+        }
+        if place_of(header.from).is_none_or(|place| place >= self.index.len()) {
+            return Err(Ignored::UnknownPeer);
+        }
+        let index = self.session_with(header.from);
+        let session = &mut self.sessions[usize::from(index)];
+        let outcome = session.on_frame(now, &header, packets, &mut self.shared);
+        self.schedule(index);
+        outcome
+    }
+
+    fn session_with(&mut self, peer: Endpoint) -> u16 {
+        let place = place_of(peer).filter(|place| *place < self.index.len());
+        let place = place.unwrap_or_else(|| panic!("{peer:?} is not in this cluster"));
+        *self.index[place].get_or_insert_with(|| {
+            self.sessions.push(Session::new(peer));
+            u16::try_from(self.sessions.len() - 1).expect("sessions are few")
+        })
+    }
+
+    /// After anything that happened to a session.
+    fn schedule(&mut self, index: u16) {
+        let session = &mut self.sessions[usize::from(index)];
+        if !session.is_ready && session.wants_frame() {
+            session.is_ready = true;
+            self.ready.push_back(index);
+        }
+        if let Some(due) = session.deadline() {
+            self.due = Some(self.due.map_or(due, |first| first.min(due)));
+        }
+    }
+}
+
+impl RequestId {
+    pub fn from(&self) -> Endpoint {
+        self.peer
+    }
+}
+
+fn place_of(endpoint: Endpoint) -> Option<usize> {
+    let core = usize::from(endpoint.core.0);
+    (core < CORES_MAX).then(|| usize::from(endpoint.node.0) * CORES_MAX + core)
+}
+
+const _: () = assert!(NODES_MAX * CORES_MAX <= u16::MAX as usize);

@@ -1,0 +1,75 @@
+//! The rules of the protocol that a mutation run may drop, to see that a checker notices.
+//!
+//! In every build but that of feature `mutation` a rule is the constant `true`, so that asking costs
+//! nothing and no release can be talked out of one. Names are those of `commit_protocol.py --list`.
+#![forbid(unsafe_code)]
+
+/// One rule; DESIGN §3–5 says why each is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// A stream's promise stays below the proposal of every prepared transaction.
+    PendingBound,
+    /// A transaction depends on every participant shard, read-only ones included.
+    AllParticipants,
+    /// A transaction inherits the dependencies of the unstable versions it read.
+    ReadDependencies,
+    /// A snapshot read first learns the closed epochs its token was computed from.
+    EpochInSnapshot,
+    /// A prepare from a coordinator whose epoch is closed is refused.
+    RefuseClosedEpoch,
+    /// A prepare addressed to another epoch of the participant is refused.
+    RefuseWrongEpoch,
+    /// A commit that depends on a lost transaction installs nothing.
+    DoomedAtCommit,
+    /// A participant refuses a prepare whose read versions changed.
+    ValidateReads,
+    /// A participant refuses a prepare whose scanned ranges changed.
+    ValidateScans,
+    /// A follower replays an entry only once its dependencies are stable.
+    SafetyCheck,
+}
+
+/// Every rule with the name the mutation runner takes.
+pub const RULES: [(Rule, &str); 10] = [
+    (Rule::PendingBound, "pending-bound"),
+    (Rule::AllParticipants, "all-participants"),
+    (Rule::ReadDependencies, "read-dependencies"),
+    (Rule::EpochInSnapshot, "epoch-in-snapshot"),
+    (Rule::RefuseClosedEpoch, "refuse-closed-epoch"),
+    (Rule::RefuseWrongEpoch, "refuse-wrong-epoch"),
+    (Rule::DoomedAtCommit, "doomed-at-commit"),
+    (Rule::ValidateReads, "validate-reads"),
+    (Rule::ValidateScans, "validate-scans"),
+    (Rule::SafetyCheck, "safety-check"),
+];
+
+#[cfg(not(feature = "mutation"))]
+#[inline(always)]
+pub const fn on(_rule: Rule) -> bool {
+    true
+}
+
+#[cfg(feature = "mutation")]
+pub use switch::{on, without};
+
+#[cfg(feature = "mutation")]
+mod switch {
+    use super::Rule;
+    use std::cell::Cell;
+
+    thread_local! {
+        static DROPPED: Cell<Option<Rule>> = const { Cell::new(None) };
+    }
+
+    pub fn on(rule: Rule) -> bool {
+        DROPPED.get() != Some(rule)
+    }
+
+    /// Runs `body` on this thread with `rule` left out.
+    pub fn without<T>(rule: Rule, body: impl FnOnce() -> T) -> T {
+        DROPPED.set(Some(rule));
+        let result = body();
+        DROPPED.set(None);
+        result
+    }
+}

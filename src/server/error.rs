@@ -1,0 +1,57 @@
+//! Why a node did not start, and why it stopped: for an operator, each with place, reason and remedy.
+#![forbid(unsafe_code)]
+
+use crate::disk::DiskError;
+use crate::nic::udp::NicError;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Printed as `WHAT (WHERE): WHY; REMEDY`.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("node {node} cannot listen ({address}): {source}; {}", remedy_of(source))]
+    Listen { node: String, address: SocketAddr, source: NicError },
+    #[error(
+        "NIC {nic} (node {node}): this build reaches its peers over kernel UDP only; \
+         build it with --features dpdk, or write nic = \"udp\""
+    )]
+    NoSuchNic { node: String, nic: String },
+    #[error(
+        "CPU {cpu} (node {node}, cores): it is not among those this process may use, {usable:?}; \
+         name some of these, or leave cores out"
+    )]
+    NoSuchCpu { node: String, cpu: usize, usable: Vec<usize> },
+    #[error(
+        "the log of an earlier run (node {node}, {}): starting again from a log is not possible yet; \
+         delete the directory, or use another with --data or data = …",
+        dir.display()
+    )]
+    HoldsLog { node: String, dir: PathBuf },
+    #[error("no log (node {node}, {}): {source}; mend that, or name another directory", dir.display())]
+    Log { node: String, dir: PathBuf, source: DiskError },
+    #[error("no {what} (node {node}): {source}; raise the limit of this process, or close something else")]
+    Resource { node: String, what: &'static str, source: io::Error },
+    #[error(transparent)]
+    Core(#[from] StopError),
+}
+
+/// Printed as `WHAT (WHERE): WHY; REMEDY`.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    #[error("the log has failed ({at}): {source}; see to the drive, then start the node again")]
+    Disk { at: String, source: DiskError },
+    #[error("a core was not pinned ({at}): the kernel refuses CPU {cpu}; name another, or leave cores out")]
+    NotPinned { at: String, cpu: usize },
+    #[error("a core broke off ({at}): {message}; this is a fault of ours, please report it")]
+    Panicked { at: String, message: String },
+}
+
+fn remedy_of(error: &NicError) -> &'static str {
+    match error {
+        NicError::AddressInUse { .. } => "stop that one, or choose other ports with --listen or listen = …",
+        NicError::AddressNotLocal { .. } => "name an address of this machine",
+        NicError::OtherFamily { .. } => "use one family for all nodes",
+        NicError::Socket { .. } => "choose another address with --listen or listen = …",
+    }
+}

@@ -1,0 +1,167 @@
+//! What the simulated world does to a cluster, and how much of it one seed does.
+#![forbid(unsafe_code)]
+
+use crate::bounds::{MS, SECOND, US};
+use crate::config::{Durability, Refusal};
+use crate::types::Prng;
+use std::fmt;
+use std::str::FromStr;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Frames are lost.
+    Loss,
+    /// Frames are held back, now and then for long.
+    Delay,
+    /// Frames arrive more than once.
+    Duplicate,
+    /// Frames overtake each other.
+    Reorder,
+    /// Two nodes cannot reach each other for a while, perhaps in one direction only.
+    Partition,
+    /// Clocks differ.
+    Skew,
+    /// Log writes take long to complete.
+    Disk,
+    /// A core is slow, or pauses.
+    Slow,
+    /// A leader of an earlier reign, deposed but not yet known to be, goes on.
+    Ghost,
+}
+
+/// Every fault with the name it has on the command line.
+pub const FAULTS: [(&str, Fault); 9] = [
+    ("loss", Fault::Loss),
+    ("delay", Fault::Delay),
+    ("duplicate", Fault::Duplicate),
+    ("reorder", Fault::Reorder),
+    ("partition", Fault::Partition),
+    ("skew", Fault::Skew),
+    ("disk", Fault::Disk),
+    ("slow", Fault::Slow),
+    ("ghost", Fault::Ghost),
+];
+
+/// A set of faults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Faults(u16);
+
+impl Faults {
+    pub const NONE: Faults = Faults(0);
+    pub const ALL: Faults = Faults(u16::MAX >> (u16::BITS as usize - FAULTS.len()));
+
+    pub fn contains(self, fault: Fault) -> bool {
+        self.0 & (1 << fault as u16) != 0
+    }
+
+    pub fn with(self, fault: Fault) -> Faults {
+        Faults(self.0 | 1 << fault as u16)
+    }
+}
+
+impl FromStr for Faults {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Faults, Refusal> {
+        match text {
+            "all" => return Ok(Faults::ALL),
+            "none" => return Ok(Faults::NONE),
+            _ => {}
+        }
+        text.split(',').try_fold(Faults::NONE, |faults, word| {
+            let known = FAULTS.iter().find(|(name, _)| *name == word);
+            let fault = known.map(|(_, fault)| *fault).ok_or_else(|| {
+                let names: Vec<&str> = FAULTS.iter().map(|(name, _)| *name).collect();
+                let why = format!("{word:?} is no fault; there are {}", names.join(", "));
+                Refusal::new(why, "write all, none, or names with commas between")
+            })?;
+            Ok(faults.with(fault))
+        })
+    }
+}
+
+/// As it is typed: the command that replays a failing seed says the faults it ran with.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = FAULTS.iter().filter(|(_, fault)| self.contains(*fault)).map(|(name, _)| *name);
+        match *self {
+            Faults::ALL => f.write_str("all"),
+            Faults::NONE => f.write_str("none"),
+            _ => f.write_str(&names.collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
+/// The world of one seed: drawn once, so that seeds differ in kind and not only in detail.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub durability: Durability,
+    /// Cores of every node.
+    pub cores: usize,
+    /// One-way delay between two nodes, before anything goes wrong.
+    pub delay_ns: u64,
+    /// Added to it, evenly drawn; 0 keeps frames of a pair in order.
+    pub jitter_ns: u64,
+    /// Chances per frame.
+    pub loss: f64,
+    pub duplicate: f64,
+    /// Chance that a frame is held back, and for how long at most.
+    pub spike: f64,
+    pub spike_ns: u64,
+    /// Mean time between two outages of a link; 0 is never.
+    pub outage_every_ns: u64,
+    pub outage_ns: u64,
+    /// Clocks are off by at most this.
+    pub skew_ns: u64,
+    /// Of a log write, least and most.
+    pub disk_ns: (u64, u64),
+    pub disk_spike: f64,
+    /// Chance that a turn is followed by a pause, and how long at most.
+    pub pause: f64,
+    pub pause_ns: u64,
+    /// Mean time between the doings of ghosts; 0 is never.
+    pub ghost_every_ns: u64,
+}
+
+impl Profile {
+    pub fn draw(prng: &mut Prng, faults: Faults) -> Profile {
+        let mut some = |fault: Fault, chance: f64| faults.contains(fault) && prng.f64() < chance;
+        let (loss, duplicate, spike) =
+            (some(Fault::Loss, 0.7), some(Fault::Duplicate, 0.6), some(Fault::Delay, 0.6));
+        let (reorder, outage) = (some(Fault::Reorder, 0.8), some(Fault::Partition, 0.3));
+        let (skew, slow_disk) = (some(Fault::Skew, 0.7), some(Fault::Disk, 0.5));
+        let (slow, ghost) = (some(Fault::Slow, 0.4), some(Fault::Ghost, 0.6));
+        let delay_ns = *pick(prng, &[20 * US, 100 * US, 100 * US, MS, 25 * MS]);
+        let durabilities =
+            [Durability::QuorumDisk, Durability::QuorumDisk, Durability::Memory, Durability::LeaderDisk];
+        Profile {
+            durability: *pick(prng, &durabilities),
+            cores: prng.usize(1..=2),
+            delay_ns,
+            jitter_ns: if reorder { prng.u64(1..=delay_ns * 2) } else { 0 },
+            loss: if loss { *pick(prng, &[0.001, 0.01, 0.05]) } else { 0.0 },
+            duplicate: if duplicate { *pick(prng, &[0.001, 0.02, 0.1]) } else { 0.0 },
+            spike: if spike { *pick(prng, &[0.0005, 0.005]) } else { 0.0 },
+            spike_ns: *pick(prng, &[2 * MS, 100 * MS]),
+            outage_every_ns: if outage { prng.u64(SECOND..=10 * SECOND) } else { 0 },
+            outage_ns: prng.u64(10 * MS..=2 * SECOND),
+            skew_ns: if skew { *pick(prng, &[50 * US, 5 * MS, 120 * MS]) } else { 0 },
+            disk_ns: if slow_disk { (100 * US, 20 * MS) } else { (50 * US, 300 * US) },
+            disk_spike: if slow_disk { 0.01 } else { 0.0 },
+            pause: if slow { 0.0005 } else { 0.0 },
+            pause_ns: *pick(prng, &[MS, 30 * MS, 400 * MS]),
+            ghost_every_ns: if ghost { prng.u64(200 * MS..=2 * SECOND) } else { 0 },
+        }
+    }
+
+    /// The same world without anything that goes wrong: what a run ends in.
+    pub fn heal(&mut self) {
+        (self.loss, self.duplicate, self.spike, self.pause) = (0.0, 0.0, 0.0, 0.0);
+        (self.outage_every_ns, self.ghost_every_ns) = (0, 0);
+        self.disk_spike = 0.0;
+    }
+}
+
+pub fn pick<'a, T>(prng: &mut Prng, of: &'a [T]) -> &'a T {
+    &of[prng.usize(..of.len())]
+}

@@ -1,0 +1,34 @@
+//! The hostile world: a whole cluster in one thread under a seed, and the checkers that judge it.
+//!
+//! | file | is |
+//! |---|---|
+//! | `run` | one seed from start to verdict: load, heal, demand progress, check |
+//! | `world` | cores, network, logs and clocks under one queue of events |
+//! | `faults` | what goes wrong, and how much of it in one seed |
+//! | `ghost` | deposed leaders that go on |
+//! | `clients` | what is submitted, and what is written down of the answers |
+//! | `truth` | what an onlooker who sees every replica knows |
+//! | `history`, `check` and below | what clients saw, judged from outside |
+//!
+//! The checkers of a history know nothing of the cluster: they are given what its clients saw
+//! ([`history::History`]) and the state it came to rest in, and say what is wrong ([`check::check`]).
+#![forbid(unsafe_code)]
+
+mod board;
+pub mod check;
+mod clients;
+mod faults;
+mod ghost;
+mod graph;
+pub mod history;
+mod observed;
+mod run;
+mod serializability;
+mod snapshots;
+mod truth;
+mod versions;
+pub mod violation;
+mod world;
+
+pub use faults::{FAULTS, Fault, Faults};
+pub use run::{Failure, Options, Passed, run_seed};

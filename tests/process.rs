@@ -1,0 +1,185 @@
+//! The real `mako`, as a process: what it prints, what it listens on, and what it exits with.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+/// A `mako` that runs in the foreground. Killed when the test is done with it.
+struct Mako {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Mako {
+    fn start(command: &mut Command) -> Mako {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let (tell, lines) = mpsc::channel();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        // Ends with the output, which ends with the process.
+        thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Mako { child, lines }
+    }
+
+    /// The next line of its output; `None` when it has ended instead.
+    fn line(&self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("it says nothing"),
+        }
+    }
+
+    /// Asks it to end, and waits until it has.
+    fn end(mut self, signal: i32) -> ExitStatus {
+        let command = format!("kill -{signal} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &command]).status().unwrap();
+        assert!(sent.success(), "{command}");
+        assert_eq!(self.line(), None, "nothing is said after a signal");
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Mako {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn mako(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mako"));
+    command.args(arguments);
+    command
+}
+
+/// Its exit code and its complaints.
+fn refusal(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = mako(arguments).output().unwrap();
+    assert!(stdout.is_empty(), "{}", String::from_utf8_lossy(&stdout));
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+/// A `mako dev` that has become ready, its address and its `ready: …`. Temporary files go to `temporary`.
+fn dev(arguments: &[&str], temporary: &Path) -> (Mako, String, String) {
+    for _ in 0..100 {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        drop(socket);
+        let listen = format!("127.0.0.1:{port}");
+        let common = ["dev", "--listen", &listen, "--durability", "memory"];
+        let mut command = mako(&[&common, arguments].concat());
+        let mako = Mako::start(command.env("TMPDIR", temporary));
+        // One of the ports above may be somebody else's: then on others.
+        if let Some(line) = mako.line() {
+            return (mako, listen, line);
+        }
+    }
+    panic!("no free ports");
+}
+
+/// Scripts wait for this line, and for nothing else.
+#[test]
+fn dev_becomes_ready_and_exits_0_when_it_is_told_to_stop() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let data = tempfile::tempdir().unwrap();
+        let directory = data.path().join("kept");
+        let (mako, listen, line) =
+            dev(&["--data", directory.to_str().unwrap(), "--shards", "1"], data.path());
+        assert!(line.starts_with(&format!("ready: n0 {listen}, n1 127.0.0.1:")), "{line}");
+        assert_eq!(mako.end(signal).code(), Some(0));
+        assert!(directory.join("n2").join("core-0").is_dir(), "a directory that was named stays");
+    }
+}
+
+/// A second cluster on a developer's machine is the commonest slip of all.
+#[test]
+fn a_second_dev_at_the_same_addresses_exits_2_and_names_the_address() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (first, listen, _) = dev(&[], temporary.path());
+    let (code, complaint) = refusal(&["dev", "--listen", &listen]);
+    let error = complaint.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains(&format!("({listen}): ")) && error.contains("; stop that one"), "{error}");
+    assert_eq!(first.end(libc::SIGTERM).code(), Some(0), "the first one does not mind");
+}
+
+/// Without `--data` nothing of a cluster outlives it.
+#[test]
+fn a_temporary_directory_is_removed_at_exit() {
+    let home = tempfile::tempdir().unwrap();
+    let count = || std::fs::read_dir(home.path()).unwrap().count();
+    let (mako_dev, listen, _) = dev(&[], home.path());
+    assert_eq!(count(), 1, "its data is in no other place");
+    let taken = mako(&["dev", "--listen", &listen]).env("TMPDIR", home.path()).output().unwrap();
+    assert_eq!((taken.status.code(), count()), (Some(2), 1), "nor that of one that fails to start");
+    assert_eq!(mako_dev.end(libc::SIGTERM).code(), Some(0));
+    assert_eq!(count(), 0);
+}
+
+/// One mistake a run makes a cluster file of ten mistakes ten runs.
+#[test]
+fn every_mistake_of_a_cluster_file_is_told_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.toml");
+    std::fs::write(&file, "[cluster]\nname = \"x\"\ncolour = 1\n\n[[shard]]\nreplicas = [\"n1\"]\n").unwrap();
+    let file = file.to_str().unwrap();
+    for arguments in [&["check", "--config", file][..], &["serve", "--config", file, "--node", "n1"]] {
+        let (code, complaint) = refusal(arguments);
+        assert_eq!(code, Some(2), "{complaint}");
+        assert!(complaint.lines().count() >= 3, "{complaint}");
+        for line in complaint.lines() {
+            assert!(line.starts_with("error: ") && line.contains("; "), "{line}");
+        }
+        assert!(complaint.contains("colour") && complaint.contains("node"), "{complaint}");
+    }
+}
+
+/// What `--write-config` writes is what `check` and `serve` read.
+#[test]
+fn a_written_cluster_file_is_described_and_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("cluster.toml");
+    let file = file.to_str().unwrap();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listen = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    let data = directory.path().to_str().unwrap();
+    let flags = ["--replicas", "1", "--shards", "1", "--listen", &listen, "--data", data];
+    let written = mako(&[&["dev", "--write-config", file], &flags[..]].concat()).output().unwrap();
+    assert!(written.status.success() && Path::new(file).is_file(), "{written:?}");
+
+    let described = mako(&["check", "--config", file]).output().unwrap();
+    let text = String::from_utf8(described.stdout).unwrap();
+    assert!(described.status.success() && text.contains("n0") && text.contains(&listen), "{text}");
+
+    let node = Mako::start(&mut mako(&["serve", "--config", file, "--node", "n0"]));
+    assert_eq!(node.line(), Some(format!("ready: n0 {listen}")));
+    assert_eq!(node.end(libc::SIGTERM).code(), Some(0));
+
+    let (code, complaint) = refusal(&["serve", "--config", file, "--node", "n7"]);
+    assert_eq!((code, complaint.lines().count()), (Some(2), 1), "{complaint}");
+    assert!(complaint.contains("--node n7") && complaint.contains("name one of n0"), "{complaint}");
+}
+
+/// Bad usage is told from a failure by scripts that look at nothing but the code.
+#[test]
+fn bad_usage_exits_2_with_one_line() {
+    for arguments in [&[][..], &["dve"], &["dev", "--replicas", "2"], &["dev", "--rtt", "50"]] {
+        let (code, complaint) = refusal(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {complaint}");
+        assert!(arguments.is_empty() || complaint.lines().count() == 1, "{complaint}");
+    }
+    let mut help = mako(&["--help"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut text = String::new();
+    help.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(help.wait().unwrap().success() && text.contains("Example:"), "{text}");
+}
+
+/// Ends a test that would hang; no claim about speed.
+const PATIENCE: Duration = Duration::from_secs(60);
