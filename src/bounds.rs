@@ -74,6 +74,12 @@ pub const BACKOFF_NS_MAX: u64 = 10 * MS;
 pub const PREPARE_TIMEOUT_NS: u64 = SECOND;
 /// The most a participant adds to its clock for the time a decision takes to come back.
 pub const HOLD_NS_MAX: u64 = 200 * MS;
+/// A partition's clock follows what was decided or is asked of it this far ahead of physical time: about the
+/// skew of well-kept clocks, which nobody is to wait for. What stands further ahead stands there alone.
+pub const CLOCK_LEAD_NS: u64 = MS;
+/// Committed reads that stand ahead of the clock, and scanned ranges, remembered in each of two generations.
+pub const AHEAD_READS_MAX: usize = 65_536;
+pub const AHEAD_RANGES_MAX: usize = 256;
 /// A message further ahead of the local clock than this is refused and counted.
 pub const MAX_CLOCK_SKEW_NS: u64 = 500 * MS;
 
@@ -113,7 +119,8 @@ pub const EXCHANGE_IDLE_NS: u64 = 200 * MS;
 const _: () = assert!(BATCH_BYTES_MAX + FETCH_BYTES_MAX + 64 * KIB <= MESSAGE_BYTES_MAX);
 const _: () = assert!(SCAN_BYTES_MAX + VALUE_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(BACKOFF_NS_MIN < BACKOFF_NS_MAX);
-const _: () = assert!(HOLD_NS_MAX < MAX_CLOCK_SKEW_NS);
+const _: () = assert!(CLOCK_LEAD_NS < HOLD_NS_MAX && HOLD_NS_MAX < MAX_CLOCK_SKEW_NS);
+const _: () = assert!(TXN_READS_MAX <= AHEAD_READS_MAX && TXN_SCANS_MAX <= AHEAD_RANGES_MAX);
 const _: () = assert!(EXCHANGE_INTERVAL_NS < EXCHANGE_IDLE_NS);
 
 // ---- Wire -----------------------------------------------------------------------------------

@@ -25,12 +25,18 @@ pub enum Rule {
     ValidateReads,
     /// A participant refuses a prepare whose scanned ranges changed.
     ValidateScans,
+    /// A transaction stands above every version it read, which may be ahead of the clock.
+    ReadFloor,
+    /// A write stands above the version it replaces, which may be ahead of the clock.
+    WriteFloor,
+    /// A write stands above every committed read of its key, which may be ahead of the clock.
+    ReadMarks,
     /// A follower replays an entry only once its dependencies are stable.
     SafetyCheck,
 }
 
 /// Every rule with the name the mutation runner takes.
-pub const RULES: [(Rule, &str); 10] = [
+pub const RULES: [(Rule, &str); 13] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -40,6 +46,9 @@ pub const RULES: [(Rule, &str); 10] = [
     (Rule::DoomedAtCommit, "doomed-at-commit"),
     (Rule::ValidateReads, "validate-reads"),
     (Rule::ValidateScans, "validate-scans"),
+    (Rule::ReadFloor, "read-floor"),
+    (Rule::WriteFloor, "write-floor"),
+    (Rule::ReadMarks, "read-marks"),
     (Rule::SafetyCheck, "safety-check"),
 ];
 

@@ -12,7 +12,7 @@
 use super::parked::Parked;
 use super::ports::Log;
 use super::post::{Asker, Outgoing, Post};
-use crate::bounds::{BATCH_BYTES_MAX, HEARTBEAT_INTERVAL_NS, RESEND_INTERVAL_NS};
+use crate::bounds::{BATCH_BYTES_MAX, CLOCK_LEAD_NS, HEARTBEAT_INTERVAL_NS, RESEND_INTERVAL_NS};
 use crate::config::{Config, Durability};
 use crate::paxos::{self, Persist, RestsOn, Role, Stream, StreamConfig};
 use crate::txn::{Context, Coordinator, Procedure, Replay, Store, too_far_ahead};
@@ -43,6 +43,8 @@ pub struct Replica<P> {
     /// The promise of the last batch closed.
     proposed: Timestamp,
     proposed_at: Timestamp,
+    /// The promise somebody waits for.
+    awaited: Timestamp,
     /// Promises of chosen slots whose durability the mode still waits for.
     chosen: VecDeque<(Slot, Watermark)>,
     /// The promise at the end of the contiguous prefix that is replicated and, as the mode demands,
@@ -95,6 +97,7 @@ impl<P: Procedure> Replica<P> {
             closed: VecDeque::new(),
             proposed: Timestamp::default(),
             proposed_at: Timestamp::default(),
+            awaited: Timestamp::default(),
             chosen: VecDeque::new(),
             mark: Watermark::default(),
             applied: Watermark::default(),
@@ -173,7 +176,7 @@ impl<P: Procedure> Replica<P> {
             (!store.batch.is_empty(), store.batch_since)
         };
         if open && (calm || now.since(since) >= self.config.batch_delay_ns) && self.closed.is_empty() {
-            self.store.borrow_mut().clock.observe(believable(now, wanted));
+            self.store.borrow_mut().clock.observe(within_reach(now, wanted));
             self.close_batch(now, BatchKind::Entries);
         } else if !open && self.closed.is_empty() && self.noop_is_due(now, wanted, calm) {
             self.close_batch(now, BatchKind::Noop);
@@ -194,12 +197,15 @@ impl<P: Procedure> Replica<P> {
         if age >= HEARTBEAT_INTERVAL_NS {
             return true;
         }
-        let wanted = believable(now, wanted);
-        if wanted <= self.proposed || !(calm || age >= self.config.batch_delay_ns) {
+        self.awaited = believable(now, wanted);
+        let within_reach = within_reach(now, wanted);
+        // What only time can bring is not asked for in every turn.
+        let calm = calm && within_reach == self.awaited;
+        if self.awaited <= self.proposed || !(calm || age >= self.config.batch_delay_ns) {
             return false;
         }
         let store = &mut *self.store.borrow_mut();
-        store.clock.observe(wanted);
+        store.clock.observe(within_reach);
         // Behind a prepared transaction a no-op would promise nothing new.
         store.promise(now) > self.proposed
     }
@@ -211,8 +217,12 @@ impl<P: Procedure> Replica<P> {
         }
         let heartbeat = self.proposed_at.plus_ns(HEARTBEAT_INTERVAL_NS).min(self.resend_at);
         let store = self.store.borrow();
-        let batch = (!store.batch.is_empty()).then(|| store.batch_since.plus_ns(self.config.batch_delay_ns));
-        Some(batch.map_or(heartbeat, |due| due.min(heartbeat)))
+        let delay_ns = self.config.batch_delay_ns;
+        let batch = (!store.batch.is_empty()).then(|| store.batch_since.plus_ns(delay_ns));
+        // Behind a prepared transaction a no-op would promise nothing new, however long we wait.
+        let free = store.prepared().lowest_proposal().is_none_or(|lowest| lowest.prev() > self.proposed);
+        let noop = (self.awaited > self.proposed && free).then(|| self.proposed_at.plus_ns(delay_ns));
+        Some(batch.into_iter().chain(noop).fold(heartbeat, Timestamp::min))
     }
 
     /// Carries out what the stream asked for, and takes what it has chosen. True when a mark rose.
@@ -398,6 +408,11 @@ impl<P: Procedure> Replica<P> {
     pub fn epoch(&self) -> Epoch {
         self.store.borrow().epoch
     }
+}
+
+/// As much of what is wanted as the clock may be moved to; the rest comes with time.
+fn within_reach(now: Timestamp, wanted: Timestamp) -> Timestamp {
+    believable(now, wanted).min(now.plus_ns(CLOCK_LEAD_NS))
 }
 
 /// What is wanted, unless no correct clock could want it yet.

@@ -5,7 +5,7 @@
 //!   2. A promise once made is at or below `last`, so nothing handed out later is at or below it.
 #![forbid(unsafe_code)]
 
-use crate::bounds::MAX_CLOCK_SKEW_NS;
+use crate::bounds::{CLOCK_LEAD_NS, MAX_CLOCK_SKEW_NS};
 use crate::types::Timestamp;
 
 #[derive(Default)]
@@ -28,6 +28,11 @@ impl HybridClock {
     /// clock, is what is added to: clocks that add to each other's lead would run away.
     pub fn propose(&self, now: Timestamp, hold_ns: u64) -> Timestamp {
         now.plus_ns(hold_ns).max(self.last.next())
+    }
+
+    /// Whether the clock is to follow something that stands at `seen`, or to leave it standing ahead.
+    pub fn follows(&self, now: Timestamp, seen: Timestamp) -> bool {
+        seen <= self.last.max(now.plus_ns(CLOCK_LEAD_NS))
     }
 
     /// Nothing handed out from now on is at or below `seen`.

@@ -11,9 +11,10 @@
 #![forbid(unsafe_code)]
 
 use super::located::Located;
+use super::locks::KeyRange;
 use super::procedure::{Abort, BusyWith, KeyBytes, Rows};
 use super::store::{Span, Store};
-use super::writes::{Place, WriteSet, within};
+use super::writes::{Place, WriteSet, hash_key, within};
 use crate::bounds::{
     PREPARE_READ_BYTES_MAX, RANGE_BOUND_BYTES_MAX, SCAN_ROWS_MAX, TXN_READS_MAX, TXN_SCANS_MAX,
 };
@@ -45,6 +46,10 @@ pub struct Run {
     /// Bytes of their keys: one prepare must be able to carry them.
     pub read_bytes: usize,
     pub scans: Vec<ScanRecord>,
+    /// The highest version read at home.
+    highest: Timestamp,
+    /// What a local run read, while something stands ahead of the clock and it may come to stand there too.
+    pub tracked: Tracked,
     pub remote: Vec<Remote>,
     /// Places in `remote` that have not been sent yet.
     pub unsent: Vec<u32>,
@@ -67,6 +72,14 @@ pub enum Halt {
     Locked(TxnId),
     /// A participant refused, or could not be reached.
     Refused(Abort),
+}
+
+/// Reads, as `Ahead` remembers them.
+#[derive(Default)]
+pub struct Tracked {
+    on: bool,
+    keys: Vec<u64>,
+    ranges: Vec<KeyRange>,
 }
 
 pub struct ReadRecord {
@@ -138,6 +151,10 @@ impl Run {
         self.reads.clear();
         self.read_bytes = 0;
         self.scans.clear();
+        self.highest = Timestamp::default();
+        self.tracked.on = false;
+        self.tracked.keys.clear();
+        self.tracked.ranges.clear();
     }
 
     /// Starts over after a wait behind a lock. Answers that have come are kept, questions still open
@@ -147,6 +164,17 @@ impl Run {
         self.unsent.clear();
         self.remote.retain(|remote| remote.answer.is_some());
         self.start_over();
+    }
+
+    /// A local run begins: whoever reads what stands ahead of the clock will stand there itself, and must
+    /// then be able to say what it read.
+    pub fn track(&mut self, stands_ahead: bool) {
+        self.tracked.on = stands_ahead;
+    }
+
+    /// What this run must stand above because of what it read at home.
+    pub fn read_floor(&self) -> Timestamp {
+        if rules::on(Rule::ReadFloor) { self.highest } else { Timestamp::default() }
     }
 
     fn halt(&mut self, halt: Halt) -> Abort {
@@ -285,6 +313,16 @@ impl Run {
     }
 }
 
+impl Tracked {
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.keys.iter().copied()
+    }
+
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = KeyRange> + '_ {
+        self.ranges.iter().cloned()
+    }
+}
+
 pub struct Part<'a> {
     pub reads: Vec<ReadCheck<'a>>,
     pub scans: Vec<ScanCheck<'a>>,
@@ -360,6 +398,10 @@ impl Context {
         let seen =
             store.read_located(table, key, located).map_err(|holder| run.halt(Halt::Locked(holder)))?;
         store.inherit(seen.writer, &mut run.deps)?;
+        run.highest = run.highest.max(seen.version);
+        if run.tracked.on {
+            run.tracked.keys.push(hash_key(table, key));
+        }
         if run.mode == RunMode::Distributed {
             let (version, absent, key) = (seen.version, seen.value.is_none(), KeyBytes::from_slice(key));
             run.record_read(ReadRecord { partition, table, key, version, absent })?;
@@ -469,6 +511,10 @@ impl Context {
         let visited = store
             .scan(base, run.mode == RunMode::Distributed, &mut run.deps, row)
             .map_err(|holder| run.halt(Halt::Locked(holder)))??;
+        run.highest = run.highest.max(visited.highest);
+        if run.tracked.on {
+            run.tracked.ranges.push(KeyRange::new(base.table, base.from, base.to));
+        }
         if run.mode == RunMode::Distributed {
             let (range, digest) = (OwnedRange::new(base), visited.digest);
             run.record_scan(ScanRecord { partition: self.home, range, digest })?;

@@ -34,8 +34,14 @@ pub type Range<'a> = (TableId, &'a [u8], Option<&'a [u8]>);
 
 struct RangeLock {
     holder: TxnId,
+    range: KeyRange,
+}
+
+/// Keys of one table, from one to before another.
+#[derive(Clone)]
+pub struct KeyRange {
     from: LockKey,
-    to: Bound<LockKey>,
+    to: LockKey,
 }
 
 /// Table, big-endian, then the key: ordered as tables hold their keys.
@@ -75,7 +81,7 @@ impl Locks {
         }
         let key = lock_key(table, key);
         let read = || self.readers.get(&key).map(|holders| holders[0]);
-        let scanned = || self.ranges.iter().find(|range| range.covers(&key)).map(|range| range.holder);
+        let scanned = || self.ranges.iter().find(|lock| lock.range.has(&key)).map(|lock| lock.holder);
         self.writers.get(&key).copied().or_else(read).or_else(scanned)
     }
 
@@ -94,8 +100,7 @@ impl Locks {
             self.readers.entry(lock_key(*table, key)).or_default().push(txn);
         }
         for (table, from, to) in wanted.ranges {
-            let (from, to) = (lock_key(*table, from), Bound::Excluded(end_key(*table, *to)));
-            self.ranges.push(RangeLock { holder: txn, from, to });
+            self.ranges.push(RangeLock { holder: txn, range: KeyRange::new(*table, from, *to) });
         }
         true
     }
@@ -121,18 +126,27 @@ impl Locks {
                 self.readers.remove(&key);
             }
         }
-        self.ranges.retain(|range| range.holder != txn);
+        self.ranges.retain(|lock| lock.holder != txn);
+    }
+
+    /// The ranges a transaction holds.
+    pub fn ranges_of(&self, txn: TxnId) -> Vec<KeyRange> {
+        let held = self.ranges.iter().filter(|lock| lock.holder == txn);
+        held.map(|lock| lock.range.clone()).collect()
     }
 }
 
-impl RangeLock {
-    fn covers(&self, key: &LockKey) -> bool {
-        let below = match &self.to {
-            Bound::Excluded(to) => key < to,
-            Bound::Included(to) => key <= to,
-            Bound::Unbounded => true,
-        };
-        *key >= self.from && below
+impl KeyRange {
+    pub fn new(table: TableId, from: &[u8], to: Option<&[u8]>) -> KeyRange {
+        KeyRange { from: lock_key(table, from), to: end_key(table, to) }
+    }
+
+    pub fn covers(&self, table: TableId, key: &[u8]) -> bool {
+        self.has(&lock_key(table, key))
+    }
+
+    fn has(&self, key: &LockKey) -> bool {
+        (&self.from..&self.to).contains(&key)
     }
 }
 

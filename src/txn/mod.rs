@@ -5,6 +5,7 @@
 //! appended as [`Effect`]s. The only neighbour it knows is the tree.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod attempt;
 mod clock;
 mod context;

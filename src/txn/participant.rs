@@ -9,6 +9,7 @@ use super::locks::{LockSet, successor};
 use super::procedure::KeyBytes;
 use super::store::{Install, Span, Store};
 use super::window::{Standings, Writer};
+use super::writes::hash_key;
 use crate::bounds::{HOLD_NS_MAX, PREPARED_MAX};
 use crate::rules::{self, Rule};
 use crate::types::{Epoch, PartitionId, ShardId, Stamp, Standing, TableId, Timestamp, TxnId, Value};
@@ -141,7 +142,7 @@ impl Store {
         }
         let coordinator = Stamp { shard: request.home, epoch: request.txn.epoch };
         self.refuse(request, coordinator, known)?;
-        let ends = self.validate(request)?;
+        let (ends, read_floor) = self.validate(request)?;
 
         let writes: Vec<_> = request.writes.iter().map(|w| (w.table, w.key)).collect();
         let written = |check: &&ReadCheck<'_>| !writes.contains(&(check.table, check.key));
@@ -152,7 +153,11 @@ impl Store {
         if !self.locks.acquire(request.txn, &set) {
             return Err(Refusal::Locked);
         }
-        let proposal = self.clock.propose(now, request.hold_ns.min(HOLD_NS_MAX));
+        let mut proposal = self.clock.propose(now, request.hold_ns.min(HOLD_NS_MAX));
+        if proposal <= self.ahead.until() {
+            let floors = writes.iter().map(|(table, key)| self.write_floor(*table, key));
+            proposal = proposal.max(floors.fold(read_floor, Timestamp::max).next());
+        }
         let own = |w: &WriteRef<'_>| (w.table, KeyBytes::from_slice(w.key), w.value.map(Value::new));
         let prepared = Prepared {
             proposal,
@@ -193,8 +198,10 @@ impl Store {
         Ok(())
     }
 
-    /// Nothing that was read has changed. Returns the ranges that the scans really covered.
-    fn validate(&self, request: &PrepareRequest<'_>) -> Result<Vec<Covered>, Refusal> {
+    /// Nothing that was read has changed. Returns the ranges that the scans really covered, and the highest
+    /// version of all that was read.
+    fn validate(&self, request: &PrepareRequest<'_>) -> Result<(Vec<Covered>, Timestamp), Refusal> {
+        let mut highest = Timestamp::default();
         for check in request.reads {
             let seen = self.read(check.table, check.key).map_err(|_| Refusal::Locked)?;
             // A tombstone that is gone was stable and old: the key is still absent, as it was read.
@@ -203,6 +210,7 @@ impl Store {
             if rules::on(Rule::ValidateReads) && !same && !pruned {
                 return Err(Refusal::Changed);
             }
+            highest = highest.max(seen.version);
         }
         let mut covered = Vec::with_capacity(request.scans.len());
         for check in request.scans {
@@ -214,9 +222,11 @@ impl Store {
             if rules::on(Rule::ValidateScans) && visited.digest != check.digest {
                 return Err(Refusal::Changed);
             }
+            highest = highest.max(visited.highest);
             covered.push(cover(span, visited.complete, last));
         }
-        Ok(covered)
+        let floor = Some(highest).filter(|_| rules::on(Rule::ReadFloor)).unwrap_or_default();
+        Ok((covered, floor))
     }
 
     /// Installs a decided transaction and unlocks. False when it is not prepared here: a repeated
@@ -228,10 +238,15 @@ impl Store {
         token: Option<u64>,
         known: &impl Known,
     ) -> Committed {
+        let ranges = match self.clock.follows(now, commit.timestamp) {
+            true => Vec::new(),
+            false => self.locks.ranges_of(commit.txn),
+        };
         let Some(prepared) = self.release(commit.txn) else {
             return Committed { was_prepared: false, held: None };
         };
-        self.clock.observe(commit.timestamp);
+        let reads = prepared.reads.iter().map(|(table, key)| hash_key(*table, key));
+        self.stand(now, commit.timestamp, reads, ranges.into_iter());
         let Commit { txn, timestamp, deps, participants } = *commit;
         let lost = known.any_lost(deps);
         if lost && rules::on(Rule::DoomedAtCommit) {

@@ -9,9 +9,10 @@
 //!   3. A promise is below the proposal of every prepared transaction.
 #![forbid(unsafe_code)]
 
+use super::ahead::Ahead;
 use super::clock::HybridClock;
 use super::located::Located;
-use super::locks::Locks;
+use super::locks::{KeyRange, Locks};
 use super::participant::PreparedSet;
 use super::procedure::{Abort, BusyWith};
 use super::window::{Settled, Speculative, Standings, Window, Writer};
@@ -33,6 +34,7 @@ pub struct Store {
     pub(super) locks: Locks,
     pub(crate) window: Window,
     pub(crate) clock: HybridClock,
+    pub(super) ahead: Ahead,
     pub(super) prepared: PreparedSet,
     /// Entries committed and not yet proposed.
     pub(crate) batch: BatchBuilder,
@@ -67,6 +69,8 @@ pub struct Visited {
     pub digest: u64,
     /// The end of the range was reached before the limit.
     pub complete: bool,
+    /// The highest version seen, tombstones included.
+    pub highest: Timestamp,
 }
 
 /// A write about to be installed; `None` deletes. The record, if it is known already.
@@ -102,6 +106,7 @@ impl Store {
             locks: Locks::default(),
             window: Window::new(),
             clock: HybridClock::default(),
+            ahead: Ahead::default(),
             prepared: PreparedSet::default(),
             batch: BatchBuilder::default(),
             batch_since: Timestamp::default(),
@@ -184,10 +189,12 @@ impl Store {
         let mut digest = SpanDigest::new();
         let mut inherited = Ok(());
         let mut tally = Tally::new(span.limit);
+        let mut highest = Timestamp::default();
         let visit = |key: &[u8], version: &Version| {
             if tally.full() {
                 return ControlFlow::Break(());
             }
+            highest = highest.max(version.timestamp);
             if digested {
                 digest.add(key, version.timestamp);
             }
@@ -205,7 +212,7 @@ impl Store {
         }
         inherited?;
         tally.check()?;
-        Ok(Visited { digest: digest.finish(), complete: !tally.full() })
+        Ok(Visited { digest: digest.finish(), complete: !tally.full(), highest })
     }
 
     /// The version at or below a snapshot's timestamp. The caller knows that it is applied here.
@@ -239,7 +246,7 @@ impl Store {
         };
         found.map_err(|old| Abort::SnapshotTooOld { floor: old.floor })?;
         tally.check()?;
-        Ok(Visited { digest: 0, complete: !tally.full() })
+        Ok(Visited { digest: 0, complete: !tally.full(), highest: at })
     }
 
     /// Adds what the writer of a version rests on, while it is unstable.
@@ -274,7 +281,6 @@ impl Store {
         known: &impl Standings,
         writes: impl ExactSizeIterator<Item = Write<'a>> + Clone,
     ) -> bool {
-        self.clock.observe(entry.timestamp);
         if self.batch.is_empty() {
             self.batch_since = now;
         }
@@ -328,6 +334,36 @@ impl Store {
             for (table, key) in writes {
                 self.tables[usize::from(table.0)].unlink(key, *timestamp);
             }
+        }
+    }
+
+    /// Whether something committed here stands above the clock.
+    #[inline]
+    pub fn stands_ahead(&self) -> bool {
+        self.ahead.until() > self.clock.last()
+    }
+
+    /// What a write of the key must stand above: the version it replaces, and committed reads of it.
+    pub(super) fn write_floor(&self, table: TableId, key: &[u8]) -> Timestamp {
+        let newest = self.tables[usize::from(table.0)].get(key).map(|newest| newest.timestamp);
+        let replaced = newest.filter(|_| rules::on(Rule::WriteFloor)).unwrap_or_default();
+        let read = Some(self.ahead.read_of(table, key)).filter(|_| rules::on(Rule::ReadMarks));
+        replaced.max(read.unwrap_or_default())
+    }
+
+    /// Takes note of where a committed transaction stands and of what it read: the clock follows if that is
+    /// near enough, and what lies further ahead is remembered until the clock gets there by itself.
+    pub(super) fn stand(
+        &mut self,
+        now: Timestamp,
+        timestamp: Timestamp,
+        reads: impl ExactSizeIterator<Item = u64>,
+        ranges: impl ExactSizeIterator<Item = KeyRange>,
+    ) {
+        let apart = !self.clock.follows(now, timestamp)
+            && self.ahead.mark(self.clock.last(), timestamp, reads, ranges);
+        if !apart {
+            self.clock.observe(timestamp);
         }
     }
 

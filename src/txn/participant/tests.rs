@@ -3,6 +3,7 @@
 
 use super::super::told::Told;
 use super::*;
+use crate::bounds::CLOCK_LEAD_NS;
 use crate::wire::ScanRange;
 
 /// A key, the timestamp of its version, and its value.
@@ -260,7 +261,40 @@ fn no_promise_reaches_the_lowest_proposal_while_it_is_undecided() {
     commit(&mut store, 2, decided, &Told::default());
     assert_eq!(store.promise(late), late, "the third stands above its clock reading");
     assert!(store.abort(txn(3)));
-    assert_eq!(store.promise(late), decided, "no timestamp given out later is at or below a committed one");
+    assert_eq!(store.promise(late), late, "what stands ahead is promised when time gets there");
+    assert_eq!(store.promise(decided), decided);
+}
+
+/// A clock that followed would put strangers above proposals that are still undecided, and they would wait for
+/// those; one that stayed without the floors would put who meets it below it.
+#[test]
+fn what_is_decided_ahead_of_the_clock_raises_only_those_who_meet_it() {
+    let mut store = store(&[(b"read", 5, Some(b"v")), (b"written", 6, Some(b"v"))]);
+    let scans = [scanned(&store, span(b"m", b"p", 9, false))];
+    let (reads, writes) = ([read(b"read", 5, false)], [write(b"written", Some(b"new"))]);
+    prepare(&mut store, 1, &Ask { reads: &reads, scans: &scans, writes: &writes, ..Ask::default() }).unwrap();
+    let ahead = NOW.plus_ns(20 * CLOCK_LEAD_NS);
+    commit(&mut store, 1, ahead, &Told::default());
+    assert!(store.clock.last() < ahead && store.stands_ahead());
+
+    let (seen, scans) = ([read(b"written", ahead.0, false)], [scanned(&store, span(b"v", b"x", 9, false))]);
+    let cases: [(Ask<'_>, bool); 7] = [
+        (Ask { reads: &seen, ..Ask::default() }, true),
+        (Ask { scans: &scans, ..Ask::default() }, true),
+        (Ask { writes: &[write(b"written", None)], ..Ask::default() }, true),
+        (Ask { writes: &[write(b"read", None)], ..Ask::default() }, true),
+        (Ask { writes: &[write(b"n", None)], ..Ask::default() }, true),
+        (Ask { reads: &reads, ..Ask::default() }, false),
+        (Ask { writes: &[write(b"p", None)], ..Ask::default() }, false),
+    ];
+    for (number, (ask, meets)) in (2..).zip(&cases) {
+        let proposal = prepare(&mut store, number, ask).unwrap();
+        assert_eq!(proposal > ahead, *meets, "case {number}: {proposal:?}");
+        assert!(store.abort(txn(number)));
+    }
+    assert_eq!(store.promise(NOW.plus_ns(5)), NOW.plus_ns(5), "the clock goes on from where it was");
+    assert_eq!(store.promise(ahead), ahead);
+    assert!(!store.stands_ahead());
 }
 
 /// At most once is promised of a message, not of a coordinator that asks again.
