@@ -33,6 +33,7 @@ pub fn place(shards: usize, replicas: usize, partitions: usize, tables: Vec<Tabl
     let first = FIRST_PORT + PORTS_EACH * number;
     let data = tempfile::tempdir().expect("a temporary directory");
     let cluster = LocalCluster {
+        election_timeout_ns: None,
         shards,
         replicas,
         partitions,

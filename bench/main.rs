@@ -7,15 +7,18 @@ mod arrivals;
 mod bank;
 mod control;
 mod driver;
+mod failover;
 #[cfg(test)]
 mod fixture;
 mod hgrm;
 mod inspections;
 mod layout;
+mod ledger;
 mod loading;
 mod machine;
 mod measure;
 mod micro;
+mod node;
 mod options;
 mod report;
 mod runner;
@@ -24,16 +27,16 @@ mod tpcc;
 mod workload;
 
 use anyhow::Context;
-use clap::Parser;
 use layout::Layout;
+use mako::cli::ClusterFlags;
 use mako::cli::{MISUSED, usage_error};
 use mako::config::{Config, Mistakes, Table, format_duration_ns};
 use mako::server::{StartError, StopError};
 use mako::types::TableId;
-use options::{BankOptions, Bench, MicroOptions, Options, RunOptions, TpccOptions};
+use options::{BankOptions, Bench, FailoverOptions, MicroOptions, Options, RunOptions, TpccOptions};
 use report::{Outcome, Report};
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -45,7 +48,7 @@ use workload::Workload;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
+    let options = match Options::read(std::env::args_os()) {
         Ok(options) => options,
         Err(error) => return refuse(&error),
     };
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         Bench::Tpcc(options) => tpcc(&options, &interrupted),
         Bench::Micro(options) => micro(&options, &interrupted),
         Bench::Bank(options) => bank(&options, &interrupted),
+        Bench::Failover(options) => failover(&options, &interrupted),
+        Bench::Node(options) => node::run(&options).map(|()| true),
     });
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -121,6 +126,29 @@ fn bank(options: &BankOptions, interrupted: &AtomicBool) -> anyhow::Result<bool>
     publish::<bank::Bank>("bank", &options.run, flags, &outcome)
 }
 
+fn failover(options: &FailoverOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+    let FailoverOptions { kill, times, warmup_ns, pause_ns, clients, seed, json, cluster: flags } = options;
+    let cluster = Embedded::of(flags, json.iter(), failover::tables(), failover::ROUTED)?;
+    let mut settings = cluster_settings(flags);
+    let own = json!({
+        "kill": format!("{kill:?}").to_lowercase(),
+        "times": times,
+        "warmup": format_duration_ns(*warmup_ns),
+        "pause": format_duration_ns(*pause_ns),
+        "clients": clients,
+        "seed": seed,
+        "election_timeout": format_duration_ns(cluster.config.election_timeout_ns),
+    });
+    settings.extend(own.as_object().cloned().unwrap_or_default());
+    let outcome = failover::run(options, cluster.config, interrupted)?;
+    if let Some(path) = json {
+        let report = serde_json::to_string(&outcome.json(settings.into())).context("the report (JSON)")?;
+        write(path, report + "\n")?;
+    }
+    print!("{}", outcome.page());
+    Ok(outcome.all_checks_hold())
+}
+
 /// The cluster the flags describe.
 struct Embedded {
     config: Config,
@@ -132,9 +160,17 @@ struct Embedded {
 impl Embedded {
     /// `routed` is a table whose rows are placed by their leading four bytes.
     fn new(options: &RunOptions, tables: Vec<Table>, routed: TableId) -> anyhow::Result<Embedded> {
-        let flags = &options.cluster;
+        Embedded::of(&options.cluster, options.json.iter().chain(&options.hdr), tables, routed)
+    }
+
+    fn of<'a>(
+        flags: &ClusterFlags,
+        reports: impl Iterator<Item = &'a PathBuf>,
+        tables: Vec<Table>,
+        routed: TableId,
+    ) -> anyhow::Result<Embedded> {
         // A report that cannot be written is noticed now, not after the run.
-        for path in options.json.iter().chain(&options.hdr) {
+        for path in reports {
             write(path, String::new())?;
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -178,22 +214,28 @@ fn write(path: &Path, text: String) -> anyhow::Result<()> {
 
 /// Everything that was chosen, by flag or by default.
 fn settings(options: &RunOptions, flags: Value) -> Map<String, Value> {
-    let cluster = &options.cluster;
     let mut settings = Map::from_iter(flags.as_object().cloned().unwrap_or_default());
+    settings.extend(cluster_settings(&options.cluster));
     let common = json!({
         "duration": format_duration_ns(options.duration_ns),
         "warmup": format_duration_ns(options.warmup_ns),
         "seed": options.seed,
         "clients": options.rate.is_none().then_some(options.clients),
         "rate": options.rate,
+    });
+    settings.extend(common.as_object().cloned().unwrap_or_default());
+    settings
+}
+
+fn cluster_settings(cluster: &ClusterFlags) -> Map<String, Value> {
+    let settings = json!({
         "shards": cluster.shards,
         "replicas": cluster.replicas,
         "partitions": cluster.partitions,
         "rtt": format_duration_ns(cluster.rtt_ns),
         "durability": cluster.durability.to_string(),
     });
-    settings.extend(common.as_object().cloned().unwrap_or_default());
-    settings
+    settings.as_object().cloned().unwrap_or_default()
 }
 
 /// It was asked for correctly and did not work out.

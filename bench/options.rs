@@ -4,9 +4,10 @@
 //! load; clap answers with exit code 2. What the flags mean together is `runner`'s and the workloads' affair.
 #![forbid(unsafe_code)]
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mako::cli::ClusterFlags;
 use mako::config::parse_duration_ns;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Measures Mako: transactions are generated on the leader cores of a cluster embedded in this process.
@@ -15,6 +16,17 @@ use std::path::PathBuf;
 pub struct Options {
     #[command(subcommand)]
     pub bench: Bench,
+}
+
+impl Options {
+    /// What was typed, with the defaults of each bench.
+    pub fn read<T: Into<OsString> + Clone>(
+        words: impl IntoIterator<Item = T>,
+    ) -> Result<Options, clap::Error> {
+        let shards = |shards: clap::Arg| shards.default_value("3");
+        let command = Options::command().mut_subcommand("failover", |bench| bench.mut_arg("shards", shards));
+        Options::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -30,6 +42,12 @@ pub enum Bench {
     /// Transfers between accounts; the total is checked throughout on snapshots of leaders and followers
     #[command(after_help = "Example: mako-bench bank --accounts 1000 --rate 20000")]
     Bank(BankOptions),
+    /// Kills the leader of shard 0 under load, again and again: the outage, and what other shards notice
+    #[command(after_help = "Example: mako-bench failover --times 5 --election-timeout 500ms")]
+    Failover(FailoverOptions),
+    /// One node of a cluster file, that makes payments until it is killed; for tests
+    #[command(hide = true)]
+    Node(NodeOptions),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -101,6 +119,61 @@ pub struct BankOptions {
     pub run: RunOptions,
 }
 
+#[derive(Args, Clone, Debug)]
+pub struct FailoverOptions {
+    /// Whom to kill
+    #[arg(long, value_enum, default_value_t = Victim::Leader)]
+    pub kill: Victim,
+    /// How often
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=KILLS_MAX))]
+    pub times: u32,
+    /// How long to run before the first kill
+    #[arg(long = "warmup", value_name = "DURATION", default_value = "2s", value_parser = parse_duration_ns)]
+    pub warmup_ns: u64,
+    /// How long to run after a node has come back
+    #[arg(long = "pause", value_name = "DURATION", default_value = "2s", value_parser = parse_duration_ns)]
+    pub pause_ns: u64,
+    /// Closed loop: clients per partition, each waiting for its durable reply
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub clients: u32,
+    /// Of the transactions drawn
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Write the report as JSON, with the time line of every shard
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Victim {
+    /// The node that leads shard 0
+    Leader,
+    /// A node that does not
+    Follower,
+    /// Every node in the zone of the leader of shard 0
+    Zone,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct NodeOptions {
+    /// The cluster file, with one table that is routed by a leading integer of four bytes
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Which of its nodes to be
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Where to append a line for every payment that is durable
+    #[arg(long, value_name = "FILE")]
+    pub acks: PathBuf,
+    /// Make no payments; print what a snapshot at or above this timestamp shows
+    #[arg(long, value_name = "TIMESTAMP")]
+    pub audit: Option<u64>,
+}
+
+/// The time line of a run ends after a quarter of an hour.
+const KILLS_MAX: i64 = 100;
 /// A client is a few dozen bytes; past this the engine's window answers for everyone.
 const CLIENTS_MAX: i64 = 65_536;
 /// The gap between two starts is a whole number of nanoseconds; this keeps it at 10 or more.
@@ -116,7 +189,6 @@ pub const MICRO_VALUE_BYTES_MAX: i64 = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -144,6 +216,18 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(mako::cli::usage_error(&error).is_some_and(|text| text.starts_with("error: ")), "{line}");
         }
+    }
+
+    /// With two shards on three nodes a kill may leave no shard healthy to compare with.
+    #[test]
+    fn failover_has_a_leader_on_every_node() {
+        let read = |line: &str| match Options::read(line.split(' ')).unwrap().bench {
+            Bench::Failover(options) => options.cluster.shards,
+            Bench::Micro(options) => options.run.cluster.shards,
+            other => panic!("{other:?}"),
+        };
+        let lines = ["mako-bench failover", "mako-bench failover --shards 1", "mako-bench micro"];
+        assert_eq!(lines.map(read), [3, 1, 2]);
     }
 
     #[test]

@@ -268,3 +268,70 @@ pub const WAL_SEGMENT_BYTES_VOTES: usize = 256 * KIB;
 const _: () = assert!(RING_PARCELS.is_power_of_two() && PARCELS_PER_TURN <= RING_PARCELS);
 const _: () = assert!(WAL_SEGMENT_BYTES_VOTES.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_VOTES >= 2 * WAL_BLOCK_BYTES);
+
+// ---- Elections ------------------------------------------------------------------------------
+/// Two monotonic clocks differ over any interval by less than this part of it, or a lease may outlive the
+/// promises it rests on. 1/64 is 300 times what a quartz is off by.
+pub const CLOCK_DRIFT_PART: u64 = 64;
+/// Heartbeats of a leader in one election timeout, at least.
+pub const ELECTION_HEARTBEATS: u64 = 4;
+/// A follower waits up to this part of its timeout longer than it must, so that two seldom wake at once.
+pub const ELECTION_JITTER_PART: u64 = 8;
+
+const _: () = assert!(CLOCK_DRIFT_PART < ELECTION_TIMEOUT_NS_MIN);
+// ---- Checkpoints and votes on disk ----------------------------------------------------------
+/// A chunk of a checkpoint is closed when it holds this much: about a thousand rows, or one.
+pub const CHECKPOINT_CHUNK_BYTES: usize = 256 * KIB;
+/// What the host may add to a checkpoint's header.
+pub const CHECKPOINT_EXTRA_BYTES_MAX: usize = 64 * KIB;
+/// The most that is handed to a checkpoint's file at once: a header, the largest chunk and a footer.
+pub const CHECKPOINT_WRITE_BYTES_MAX: usize = 2 * MIB;
+/// Such writes on their way to one checkpoint's file; past it there is no room.
+pub const CHECKPOINT_WRITES_MAX: usize = 4;
+/// The most one read of a checkpoint for a peer returns, and how many may be under way.
+pub const CHECKPOINT_READ_BYTES_MAX: usize = MIB;
+pub const CHECKPOINT_READS_MAX: usize = 16;
+/// A write to the log that takes longer will not come back: drives give up on a command after 30 s.
+pub const WAL_STUCK_NS: u64 = 30 * SECOND;
+/// On a full disk the next segment is tried again this often.
+pub const WAL_FULL_RETRY_NS: u64 = SECOND;
+/// One copy of the votes of a core: a header and 16 bytes for every partition there may be.
+pub const VOTES_COPY_BYTES: usize = 5 * WAL_BLOCK_BYTES;
+
+const _: () = assert!(CHECKPOINT_CHUNK_BYTES + VALUE_BYTES_MAX < CHECKPOINT_WRITE_BYTES_MAX);
+const _: () = assert!(CHECKPOINT_READ_BYTES_MAX + 64 * KIB <= MESSAGE_BYTES_MAX);
+const _: () = assert!(VOTES_COPY_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
+const _: () = assert!(VOTES_COPY_BYTES <= WAL_WRITE_BYTES_MAX);
+const _: () = assert!(16 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
+
+// ---- Checkpoints of partitions --------------------------------------------------------------
+/// Rows visited in one step, and how far apart steps are: an eighth of a core, at about 0.2 µs a row.
+pub const CHECKPOINT_ROWS_PER_STEP: usize = 64;
+pub const CHECKPOINT_STEP_NS: u64 = 100 * US;
+/// While there is no room, or a commit is under way, it is looked at this often.
+pub const CHECKPOINT_WAIT_NS: u64 = 10 * MS;
+/// Between two of the same partition, and after one that failed: a full disk stays full for a while.
+pub const CHECKPOINT_RETRY_NS: u64 = SECOND;
+/// Stretches of delivered slots that a replica tells apart. More make the slot from which a checkpoint's
+/// stream is replayed more exact.
+pub const CHECKPOINT_STRETCHES_MAX: usize = 1_024;
+/// Records of the log that begin this close together are needed or not as one: far less than a segment.
+pub const CHECKPOINT_LOG_STEP_BYTES: u64 = MIB as u64;
+/// A replica far behind asks for no more than this in a second: half of a gigabit link.
+pub const CHECKPOINT_BYTES_PER_SECOND: u64 = 64 * MIB as u64;
+/// A piece not answered by then is asked for again, and a peer that has none yet is asked again.
+pub const CHECKPOINT_PIECE_TIMEOUT_NS: u64 = 2 * SECOND;
+pub const CHECKPOINT_ASK_AGAIN_NS: u64 = 100 * MS;
+/// Without a new piece for so long a transfer is given up. Above the timeout of calls, so that a peer that is
+/// only restarting is not left.
+pub const CHECKPOINT_PATIENCE_NS: u64 = 30 * SECOND;
+/// After one that was unsound, or that found no space, none is received for so long: it would only be a load.
+pub const CHECKPOINT_FAILED_NS: u64 = 10 * SECOND;
+/// A checkpoint that a peer is reading is not replaced by a newer one until it has read nothing for so long;
+/// but a slow reader does not hold up the log for ever.
+pub const CHECKPOINT_READ_PAUSE_NS: u64 = 5 * SECOND;
+pub const CHECKPOINT_READ_NS_MAX: u64 = 600 * SECOND;
+
+const _: () = assert!(CHECKPOINT_LOG_STEP_BYTES < WAL_SEGMENT_BYTES as u64 && CHECKPOINT_STRETCHES_MAX >= 4);
+const _: () = assert!(CHECKPOINT_STEP_NS < CHECKPOINT_WAIT_NS && CHECKPOINT_PATIENCE_NS > CALL_TIMEOUT_NS);
+const _: () = assert!(CHECKPOINT_PIECE_TIMEOUT_NS < CHECKPOINT_READ_PAUSE_NS);

@@ -1,7 +1,8 @@
 //! The rules of the protocol that a mutation run may drop, to see that a checker notices.
 //!
 //! In every build but that of feature `mutation` a rule is the constant `true`, so that asking costs
-//! nothing and no release can be talked out of one. Names are those of `commit_protocol.py --list`.
+//! nothing and no release can be talked out of one. Names are those of `commit_protocol.py --list` and
+//! `sealing.py --list`.
 #![forbid(unsafe_code)]
 
 /// One rule; DESIGN §3–5 says why each is there.
@@ -31,12 +32,31 @@ pub enum Rule {
     WriteFloor,
     /// A write stands above every committed read of its key, which may be ahead of the clock.
     ReadMarks,
+    /// What Paxos brings back behind the end of an epoch's unbroken run is void.
+    UnbrokenRun,
+    /// The final watermark is computed only when the seal of every stream is chosen.
+    SealEveryStream,
+    /// An epoch opens, and what it closes is announced, only when the fact is chosen.
+    FactBeforeOpening,
+    /// A watermark of a later epoch is believed only by who knows how the earlier ones closed.
+    FactsFirst,
+    /// A leader deposes itself in its own eyes: reads without a lease wait for a watermark.
+    LeaderLease,
     /// A follower replays an entry only once its dependencies are stable.
     SafetyCheck,
+    /// A replica that forgot what it accepted votes again only once it holds the log of a leader at or above
+    /// its promise.
+    RecoverFirst,
+    /// A promise is on disk before it is spoken, in every durability mode.
+    PromiseOnDisk,
+    /// How far a leader has got counts for a restart only if it was asked after that restart.
+    RejoinNonce,
+    /// Who acknowledged a leader's heartbeat lets no other candidate through for one timeout.
+    Lease,
 }
 
-/// Every rule with the name the mutation runner takes.
-pub const RULES: [(Rule, &str); 13] = [
+/// Every rule that the mutation runner drops, with the name it takes.
+pub const RULES: [(Rule, &str); 18] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -49,7 +69,20 @@ pub const RULES: [(Rule, &str); 13] = [
     (Rule::ReadFloor, "read-floor"),
     (Rule::WriteFloor, "write-floor"),
     (Rule::ReadMarks, "read-marks"),
+    (Rule::UnbrokenRun, "unbroken-run"),
+    (Rule::SealEveryStream, "seal-every-stream"),
+    (Rule::FactBeforeOpening, "fact-before-opening"),
+    (Rule::FactsFirst, "facts-first"),
+    (Rule::LeaderLease, "leader-lease"),
     (Rule::SafetyCheck, "safety-check"),
+];
+
+/// Rules that matter only when replicas restart and leaders change. The schedules of `paxos` drop them.
+pub const FAILURE_RULES: [(Rule, &str); 4] = [
+    (Rule::RecoverFirst, "recover-first"),
+    (Rule::PromiseOnDisk, "promise-on-disk"),
+    (Rule::RejoinNonce, "rejoin-nonce"),
+    (Rule::Lease, "lease"),
 ];
 
 #[cfg(not(feature = "mutation"))]

@@ -4,12 +4,14 @@
 //! driver's, one of which is made for each core on the core's own thread.
 //!
 //! Invariants:
-//!   1. Every socket is bound and every log open before any thread runs: a start that fails has served
-//!      nobody and has changed nothing that another process sees.
+//!   1. Every socket is bound and every log open before any core takes a turn: a start that fails has served
+//!      nobody.
 //!   2. A core that ends, however it ends, ends its node; the other nodes go on.
 //!   3. No thread outlives its `Cluster`.
+//!   4. A node that is killed does nothing on its way out that a dead process could not do.
 #![forbid(unsafe_code)]
 
+mod directory;
 mod error;
 mod node;
 #[cfg(test)]
@@ -19,20 +21,29 @@ pub use error::{StartError, StopError};
 
 use crate::bounds::MS;
 use crate::config::Config;
+use crate::disk::DiskError;
 use crate::partition::Driver;
 use crate::reactor::Tally;
 use crate::types::{CoreId, NodeId};
-use node::{Node, Reserved};
+use directory::Start;
+use node::{Common, Node, Reserved};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 /// Nodes that run in this process.
 pub struct Cluster<D> {
+    /// Those that were not killed.
     nodes: Vec<Node<D>>,
     watch: Watch,
     notices: Vec<String>,
+    config: Arc<Config>,
+    make: Make<D>,
+    spin_ns: u64,
 }
+
+/// Makes the driver of a core, on the core's own thread.
+type Make<D> = Arc<dyn Fn(NodeId, CoreId) -> D + Send + Sync>;
 
 /// What a core leaves behind.
 #[derive(Debug)]
@@ -81,47 +92,131 @@ impl<D: Driver + Send + 'static> Cluster<D> {
         watch: Watch,
         make: impl Fn(NodeId, CoreId) -> D + Send + Sync + 'static,
     ) -> Result<Cluster<D>, StartError> {
-        let config = Arc::new(config);
-        ids.iter().try_for_each(|id| node::check_machine(&config, *id))?;
-        let sockets = ids.iter().map(|id| node::bind(&config, *id)).collect::<Result<Vec<_>, _>>()?;
-        let spin = node::spin_ns(&config, ids);
-        let mut reserved = Vec::new();
-        for (id, sockets) in ids.iter().zip(sockets) {
-            reserved.push(Reserved::new(&config, *id, sockets, spin)?);
-        }
-
-        let make = Arc::new(make);
-        let mut cluster = Cluster { nodes: Vec::new(), watch, notices: Vec::new() };
-        let cores: usize = ids.iter().map(|id| config.cores(*id)).sum();
-        for one in reserved {
-            cluster.notices.extend(one.notices());
-            cluster.nodes.push(one.start(&config, &make, &cluster.watch.tell)?);
-        }
-        cluster.wait_until_running(cores)
+        Cluster::begin(config, ids, Start::FromDisk, watch, Arc::new(make))
     }
 
-    fn wait_until_running(self, cores: usize) -> Result<Cluster<D>, StartError> {
+    /// As `start_nodes`, of nodes that forget what their logs hold and learn it from their peers: what is to
+    /// be done after damage. Until then they do not vote.
+    pub fn rebuild_nodes(
+        config: Config,
+        ids: &[NodeId],
+        watch: Watch,
+        make: impl Fn(NodeId, CoreId) -> D + Send + Sync + 'static,
+    ) -> Result<Cluster<D>, StartError> {
+        Cluster::begin(config, ids, Start::Rebuild, watch, Arc::new(make))
+    }
+
+    fn begin(
+        config: Config,
+        ids: &[NodeId],
+        start: Start,
+        watch: Watch,
+        make: Make<D>,
+    ) -> Result<Cluster<D>, StartError> {
+        let spin_ns = node::spin_ns(&config, ids);
+        let (config, notices) = (Arc::new(config), Vec::new());
+        let mut cluster = Cluster { nodes: Vec::new(), watch, notices, config, make, spin_ns };
+        let interrupted = cluster.add(ids, start)?;
+        if interrupted {
+            // For the wait that is to come.
+            cluster.watch.interrupter().interrupt();
+        }
+        Ok(cluster)
+    }
+
+    /// Starts nodes that are not there, and waits until they run. Whether somebody interrupted meanwhile.
+    fn add(&mut self, ids: &[NodeId], start: Start) -> Result<bool, StartError> {
+        let config = &self.config;
+        ids.iter().try_for_each(|id| node::check_machine(config, *id))?;
+        if start == Start::Rebuild {
+            ids.iter().try_for_each(|id| node::check_peers(config, *id))?;
+        }
+        let sockets = ids.iter().map(|id| node::bind(config, *id)).collect::<Result<Vec<_>, _>>()?;
+        let mut reserved = Vec::new();
+        for (id, sockets) in ids.iter().zip(sockets) {
+            reserved.push(Reserved::new(config, *id, start, sockets, self.spin_ns)?);
+        }
+        self.open(reserved)?;
+        let cores: usize = ids.iter().map(|id| self.config.cores(*id)).sum();
         let (mut running, mut interrupted) = (0, false);
         while running < cores {
             match self.wait() {
                 News::Running => running += 1,
                 News::Interrupted => interrupted = true,
-                News::Ended => match self.stop() {
+                News::Ended => match self.end() {
                     Err(why) => return Err(StartError::Core(why)),
                     Ok(_) => unreachable!("nobody has stopped it, so a core has failed"),
                 },
             }
         }
-        if interrupted {
-            // For the wait that is to come.
+        Ok(interrupted)
+    }
+
+    /// Has every core of some nodes open its log; when all have, lets them go, else none of them.
+    fn open(&mut self, reserved: Vec<Reserved>) -> Result<(), StartError> {
+        let (config, make) = (Arc::clone(&self.config), Arc::clone(&self.make));
+        let common = Common { config, make, tell: self.watch.tell.clone(), go: Arc::default() };
+        let (tell, opened) = mpsc::channel();
+        let (mut started, mut notices, mut failure) = (Vec::new(), Vec::new(), None);
+        for one in reserved {
+            match one.start(&common, &tell) {
+                Ok(node) => started.push(node),
+                Err(why) => failure = failure.or(Some(why)),
+            }
+        }
+        drop(tell);
+        let cores: usize = started.iter().map(|node| self.config.cores(node.id)).sum();
+        let mut open = 0;
+        // Ends when each core has spoken, or broken off before.
+        for said in opened {
+            match said {
+                Ok(words) => {
+                    notices.extend(words);
+                    open += 1;
+                }
+                Err(why) => failure = failure.or(Some(why)),
+            }
+        }
+        let go = failure.is_none() && open == cores;
+        common.go.set(go).expect("nobody else sets it");
+        if !go {
+            let ends: Vec<_> = started.iter_mut().flat_map(Node::join).collect();
+            let broken = ends.into_iter().find_map(Result::err).map(StartError::Core);
+            return Err(failure.or(broken).expect("a core that has not opened its log has a reason"));
+        }
+        notices.sort();
+        notices.dedup();
+        self.notices = notices;
+        self.nodes.extend(started);
+        self.nodes.sort_by_key(|node| node.id);
+        Ok(())
+    }
+
+    /// Ends a node as if its process had died: its cores stop where they are, what waited for the disk or the
+    /// network is dropped, its sockets close. What its drivers leave behind.
+    pub fn kill(&mut self, id: NodeId) -> Result<Vec<CoreReport<D>>, StopError> {
+        let at = self.nodes.iter().position(|node| node.id == id).expect("a node that runs here");
+        let mut node = self.nodes.remove(at);
+        node.ask_to_stop();
+        node.join().collect()
+    }
+
+    /// Starts a node that was killed, from what it has on disk. Returns once its cores are running.
+    pub fn restart(&mut self, id: NodeId) -> Result<(), StartError> {
+        assert!(self.nodes.iter().all(|node| node.id != id), "{id:?} runs");
+        if self.add(&[id], Start::FromDisk)? {
             self.watch.interrupter().interrupt();
         }
-        Ok(self)
+        Ok(())
     }
 
     /// Ends every core after its turn, and returns what they leave behind: by node, then by core. When a
     /// core has failed: the failure, the first of them.
     pub fn stop(mut self) -> Result<Vec<CoreReport<D>>, StopError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Vec<CoreReport<D>>, StopError> {
         self.nodes.iter().for_each(Node::ask_to_stop);
         let mut reports = Ok(Vec::new());
         for node in &mut self.nodes {
@@ -146,13 +241,30 @@ impl<D> Cluster<D> {
     /// Waits until [`Cluster::is_open`], or for news.
     pub fn wait_until_open(&self) -> Result<(), News> {
         while !self.is_open() {
-            match self.watch.news.recv_timeout(OPEN_LOOK) {
-                Ok(news) => return Err(news),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender ourselves"),
-            }
+            self.look_again()?;
         }
         Ok(())
+    }
+
+    /// Waits until every replica here votes, or for news; the end of a rebuild is noted here. One that has
+    /// forgotten what it accepted learns it first, and for that needs a leader.
+    pub fn wait_until_voting(&mut self) -> Result<Result<(), News>, DiskError> {
+        for at in 0..self.nodes.len() {
+            while !self.nodes[at].has_joined()? {
+                if let Err(news) = self.look_again() {
+                    return Ok(Err(news));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn look_again(&self) -> Result<(), News> {
+        match self.watch.news.recv_timeout(OPEN_LOOK) {
+            Ok(news) => Err(news),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender ourselves"),
+        }
     }
 
     /// Waits for news.
@@ -160,7 +272,7 @@ impl<D> Cluster<D> {
         self.watch.news.recv().expect("we hold a sender ourselves")
     }
 
-    /// What works, but slower than it could: for the operator, once.
+    /// For the operator, of the last start: what was recovered, and what works but slower than it could.
     pub fn notices(&self) -> &[String] {
         &self.notices
     }

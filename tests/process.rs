@@ -18,7 +18,11 @@ struct Mako {
 
 impl Mako {
     fn start(command: &mut Command) -> Mako {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Mako::start_with(command, Stdio::null())
+    }
+
+    fn start_with(command: &mut Command, stderr: Stdio) -> Mako {
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let (tell, lines) = mpsc::channel();
         let out = BufReader::new(child.stdout.take().unwrap());
         // Ends with the output, which ends with the process.
@@ -97,6 +101,28 @@ fn dev_becomes_ready_and_exits_0_when_it_is_told_to_stop() {
     }
 }
 
+/// The log of a real node, as an operator looks at it; and scripts tell damage by the exit code.
+#[test]
+fn inspect_prints_the_log_of_a_node_and_exits_1_when_it_is_damaged() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = data.path().join("kept");
+    let (mako_dev, ..) = dev(&["--data", directory.to_str().unwrap(), "--shards", "1"], data.path());
+    assert_eq!(mako_dev.end(libc::SIGTERM).code(), Some(0));
+    let core = directory.join("n0").join("core-0");
+    let core = core.to_str().unwrap();
+    let Output { status, stdout, stderr } = mako(&["inspect", "wal", core]).output().unwrap();
+    let text = String::from_utf8(stdout).unwrap();
+    assert_eq!((status.code(), String::from_utf8(stderr).unwrap()), (Some(0), String::new()));
+    assert!(text.contains(": vote partition 0 ") && text.ends_with("; no damage\n"), "{text}");
+
+    let segment = format!("{core}/0000000000000000.wal");
+    std::fs::write(&segment, b"nothing of a log").unwrap();
+    let (code, complaint) = refusal(&["inspect", "wal", &segment]);
+    assert_eq!(code, Some(1), "{complaint}");
+    let place = format!("error: damaged ({segment}, offset 0): ");
+    assert!(complaint.starts_with(&place) && complaint.contains("; "), "{complaint}");
+}
+
 /// A second cluster on a developer's machine is the commonest slip of all.
 #[test]
 fn a_second_dev_at_the_same_addresses_exits_2_and_names_the_address() {
@@ -144,15 +170,8 @@ fn every_mistake_of_a_cluster_file_is_told_at_once() {
 #[test]
 fn a_written_cluster_file_is_described_and_served() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("cluster.toml");
-    let file = file.to_str().unwrap();
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let listen = socket.local_addr().unwrap().to_string();
-    drop(socket);
-    let data = directory.path().to_str().unwrap();
-    let flags = ["--replicas", "1", "--shards", "1", "--listen", &listen, "--data", data];
-    let written = mako(&[&["dev", "--write-config", file], &flags[..]].concat()).output().unwrap();
-    assert!(written.status.success() && Path::new(file).is_file(), "{written:?}");
+    let (file, listen) = alone(directory.path());
+    let file = file.as_str();
 
     let described = mako(&["check", "--config", file]).output().unwrap();
     let text = String::from_utf8(described.stdout).unwrap();
@@ -165,6 +184,47 @@ fn a_written_cluster_file_is_described_and_served() {
     let (code, complaint) = refusal(&["serve", "--config", file, "--node", "n7"]);
     assert_eq!((code, complaint.lines().count()), (Some(2), 1), "{complaint}");
     assert!(complaint.contains("--node n7") && complaint.contains("name one of n0"), "{complaint}");
+}
+
+/// A one-node cluster file, and where it listens.
+fn alone(directory: &Path) -> (String, String) {
+    let file = directory.join("cluster.toml").to_str().unwrap().to_string();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listen = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    let data = directory.to_str().unwrap();
+    let flags = ["--replicas", "1", "--shards", "1", "--listen", &listen, "--data", data];
+    let written = mako(&[&["dev", "--write-config", &file], &flags[..]].concat()).output().unwrap();
+    assert!(written.status.success(), "{written:?}");
+    (file, listen)
+}
+
+/// What a node has promised it must find again; what it cannot read it must not guess; and where nobody
+/// else knows it, it must not throw it away.
+#[test]
+fn a_node_starts_again_from_its_log_and_refuses_a_damaged_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, listen) = alone(directory.path());
+    let serve = ["serve", "--config", &file, "--node", "n0"];
+    let log = directory.path().join("stderr");
+    for start in 0..2 {
+        let stderr = std::fs::File::create(&log).unwrap();
+        let node = Mako::start_with(&mut mako(&serve), stderr.into());
+        assert_eq!(node.line(), Some(format!("ready: n0 {listen}")));
+        assert_eq!(node.end(libc::SIGKILL).code(), None);
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(said.contains("note: node n0, core 0: recovered "), start > 0, "{said}");
+    }
+    let segment = directory.path().join("n0/core-0/0000000000000000.wal");
+    let bytes = std::fs::read(&segment).unwrap();
+    std::fs::write(&segment, &bytes[..bytes.len() - 1]).unwrap();
+    let (code, complaint) = refusal(&serve);
+    let error = complaint.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("0.wal: ") && error.contains("offset ") && error.contains("--rebuild"), "{error}");
+    let (code, complaint) = refusal(&[&serve[..], &["--rebuild"]].concat());
+    assert_eq!(code, Some(2), "{complaint}");
+    assert!(complaint.contains("error: --rebuild (node n0): shard 0 has no other replica"), "{complaint}");
 }
 
 /// Bad usage is told from a failure by scripts that look at nothing but the code.

@@ -44,14 +44,17 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// While a prepared transaction held the promise back, a due heartbeat was not sent and stayed due: the
-/// core took a turn every few microseconds.
+/// Something that is due and cannot be done stays due, and a core takes a turn every few microseconds for it:
+/// once it was a heartbeat behind a prepared transaction.
 #[test]
-fn seed_18_sends_its_heartbeat_behind_a_prepared_transaction() {
-    let passed =
-        run_seed(&Options { ops: 500, ..options(Faults::ALL) }, 18).unwrap_or_else(|f| panic!("{f}"));
-    let turns_per_second = passed.world.turns as f64 / (passed.virtual_ns as f64 / 1e9);
-    assert!(turns_per_second < 20_000.0, "{turns_per_second:.0} turns per virtual second");
+fn no_core_spins_on_what_it_cannot_do() {
+    for seed in 0..60 {
+        let passed = run_seed(&options(Faults::ALL), seed).unwrap_or_else(|failure| panic!("{failure}"));
+        // Every frame may bring a turn, and every core may take one for a millisecond that has passed.
+        let due = passed.world.frames + 12 * passed.virtual_ns / 1_000_000;
+        let turns = passed.world.turns;
+        assert!(turns < 3 * due, "seed {seed}: {turns} turns where {due} would do");
+    }
 }
 
 #[test]

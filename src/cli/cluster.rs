@@ -28,6 +28,9 @@ pub struct ClusterFlags {
     /// Which logs must hold a transaction before it is durable: memory, leader-disk or quorum-disk.
     #[arg(long, value_name = "MODE", default_value = "quorum-disk")]
     pub durability: Durability,
+    /// Followers that miss their leader's heartbeats for this long elect another.
+    #[arg(long = "election-timeout", value_name = "DURATION", value_parser = parse_duration_ns)]
+    pub election_timeout_ns: Option<u64>,
     /// Where the nodes keep their logs; without it, a temporary directory removed at exit.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -65,6 +68,7 @@ impl ClusterFlags {
             partitions: self.partitions,
             rtt_ns: self.rtt_ns,
             durability: self.durability,
+            election_timeout_ns: self.election_timeout_ns,
             poll: Poll::Adaptive,
             data: self.data.clone().unwrap_or(data),
             tables,

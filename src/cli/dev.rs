@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
-use crate::cli::running::{ReadyWhen, run_nodes, say};
+use crate::cli::running::{How, run_nodes, say};
 use crate::cli::{DevArgs, FAILED, MISUSED, complain};
 use crate::config::Config;
 use crate::types::NodeId;
@@ -38,7 +38,7 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
     match Config::local(&args.local(data, cpus)) {
         Ok(config) => {
             let all: Vec<NodeId> = (0..).map(NodeId).take(config.nodes.len()).collect();
-            run_nodes(config, &all, ReadyWhen::Open)
+            run_nodes(config, &all, How::All)
         }
         Err(mistakes) => complain(&mistakes, MISUSED),
     }

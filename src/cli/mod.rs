@@ -8,6 +8,7 @@
 mod check;
 mod cluster;
 mod dev;
+mod inspect;
 mod running;
 mod serve;
 mod sim;
@@ -24,6 +25,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Config, Mistakes};
 
 pub use cluster::{ClusterFlags, DevArgs};
+pub use inspect::{InspectArgs, Inspected};
 pub use sim::{Seeds, SimArgs};
 
 /// A geo-replicated, sharded, serializable transactional key-value server.
@@ -39,6 +41,7 @@ pub enum Command {
     Dev(DevArgs),
     Serve(ServeArgs),
     Check(CheckArgs),
+    Inspect(InspectArgs),
     Sim(SimArgs),
 }
 
@@ -54,6 +57,10 @@ pub struct ServeArgs {
     /// Which of its nodes to be.
     #[arg(long, value_name = "NAME")]
     pub node: String,
+    /// Forget the log, after damage, and learn everything from the other replicas. The node votes again, and is
+    /// ready, when it has; until then it counts as one that is down.
+    #[arg(long)]
+    pub rebuild: bool,
 }
 
 /// Every mistake in a cluster file at once; then what each node would pin and listen on.
@@ -71,6 +78,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Sim(args) => simulate::run(args),
     }
 }
@@ -172,6 +180,7 @@ mod tests {
             ("mako sim --faults rain", "error: --faults rain (command line): "),
             ("mako sim --seeds 9..3", "error: --seeds 9..3 (command line): "),
             ("mako sim --seed 1 --seeds 1..3", "error: the argument '--seed <N>' cannot be used with "),
+            ("mako inspect log x", "error: invalid value 'log' for '<wal|checkpoint>' "),
             ("mako dve", "error: unrecognized subcommand 'dve' (command line): "),
         ];
         for (words, expected) in table {

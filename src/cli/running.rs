@@ -12,17 +12,19 @@ use crate::partition::Idle;
 use crate::server::{Cluster, News, Watch};
 use crate::types::NodeId;
 
-/// When nodes say that they are ready.
+/// Which nodes are run, and so when they are ready.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReadyWhen {
-    /// Every shard has a leader.
-    Open,
-    /// They can vote.
-    Running,
+pub(super) enum How {
+    /// A whole cluster: ready when every shard has a leader.
+    All,
+    /// Part of one: ready when it can vote.
+    One,
+    /// The same, and it forgets its log first.
+    Rebuild,
 }
 
 /// Starts these nodes, prints `ready: …`, and runs until SIGINT or SIGTERM, or until a node fails.
-pub(super) fn run_nodes(config: Config, ids: &[NodeId], ready: ReadyWhen) -> ExitCode {
+pub(super) fn run_nodes(config: Config, ids: &[NodeId], how: How) -> ExitCode {
     // The first line of a node: what all the others are to be read by.
     eprintln!("{config:?}");
     let addresses = addresses(&config, ids);
@@ -34,15 +36,28 @@ pub(super) fn run_nodes(config: Config, ids: &[NodeId], ready: ReadyWhen) -> Exi
             format!("no signal handler (this process): {error}; start it where signals may be handled");
         return complain(&what, FAILED);
     }
-    let cluster = match Cluster::start_nodes(config, ids, watch, |_, _| Idle) {
+    let started = match how {
+        How::All | How::One => Cluster::start_nodes(config, ids, watch, |_, _| Idle),
+        How::Rebuild => Cluster::rebuild_nodes(config, ids, watch, |_, _| Idle),
+    };
+    let mut cluster = match started {
         Ok(cluster) => cluster,
         Err(error) => return complain(&error, MISUSED),
     };
     for notice in cluster.notices() {
         eprintln!("note: {notice}");
     }
-    let opened = if ready == ReadyWhen::Open { cluster.wait_until_open() } else { Ok(()) };
-    if opened.is_ok() {
+    let ready = match how {
+        How::All => Ok(cluster.wait_until_open()),
+        How::One | How::Rebuild => cluster.wait_until_voting(),
+    };
+    let ready = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            return complain(&format!("the data directory ({addresses}): {error}; mend that"), FAILED);
+        }
+    };
+    if ready.is_ok() {
         say(&format!("ready: {addresses}"));
         while cluster.wait() == News::Running {}
     }

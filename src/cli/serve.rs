@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use crate::cli::running::{ReadyWhen, run_nodes};
+use crate::cli::running::{How, run_nodes};
 use crate::cli::{MISUSED, ServeArgs, complain, load};
 
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
@@ -20,5 +20,5 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
             MISUSED,
         );
     };
-    run_nodes(config, &[id], ReadyWhen::Running)
+    run_nodes(config, &[id], if args.rebuild { How::Rebuild } else { How::One })
 }

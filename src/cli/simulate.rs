@@ -26,6 +26,8 @@ struct Tally {
     slots: u64,
     frames: u64,
     frames_lost: u64,
+    reigns: u64,
+    rolled_back: u64,
     virtual_ns: u64,
 }
 
@@ -49,8 +51,8 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
     let wall_ns = clock::now().since(started).max(1);
     let (virtual_s, wall_s) = (tally.virtual_ns as f64 / 1e9, wall_ns as f64 / 1e9);
     println!(
-        "{} transactions and {} snapshots over {virtual_s:.0} s of virtual time in {wall_s:.1} s",
-        tally.committed, tally.snapshots
+        "{} transactions ({} rolled back) and {} snapshots under {} reigns, over {virtual_s:.0} s of virtual time in {wall_s:.1} s",
+        tally.committed, tally.rolled_back, tally.snapshots, tally.reigns
     );
     println!("{} seeds, {} failed", tally.seeds, tally.failed.len());
     if let Some(file) = &args.json {
@@ -59,7 +61,7 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
             "sim": "mako", "version": 1, "seeds": tally.seeds, "failed": failed,
             "virtual_seconds": virtual_s, "wall_seconds": wall_s, "committed": tally.committed,
             "snapshots": tally.snapshots, "slots": tally.slots, "frames": tally.frames,
-            "frames_lost": tally.frames_lost,
+            "frames_lost": tally.frames_lost, "reigns": tally.reigns, "rolled_back": tally.rolled_back,
         });
         if let Err(error) = std::fs::write(file, format!("{report:#}\n")) {
             let what =
@@ -122,6 +124,8 @@ impl Tally {
                 self.slots += passed.slots;
                 self.frames += passed.world.frames;
                 self.frames_lost += passed.world.frames_lost;
+                self.reigns += passed.reigns;
+                self.rolled_back += passed.rolled_back;
                 self.virtual_ns += passed.virtual_ns;
             }
             Err(failure) => {

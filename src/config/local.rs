@@ -12,8 +12,8 @@ use super::file::{At, ClusterSection, File, LinkSection, NodeSection, ShardSecti
 use super::mistake::{Mistake, Mistakes, Place};
 use super::{Config, CoreLayout, Durability, Poll, Table, format_duration_ns};
 use crate::bounds::{
-    CORES_MAX, ELECTION_TIMEOUT_NS, HEARTBEAT_INTERVAL_NS, LINK_DELAY_NS_MAX, PARTITIONS_MAX, REPLICAS_MAX,
-    SHARDS_MAX,
+    CORES_MAX, ELECTION_HEARTBEATS, ELECTION_TIMEOUT_NS, HEARTBEAT_INTERVAL_NS, LINK_DELAY_NS_MAX,
+    PARTITIONS_MAX, REPLICAS_MAX, SHARDS_MAX,
 };
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +26,8 @@ pub struct LocalCluster {
     /// Between any two nodes.
     pub rtt_ns: u64,
     pub durability: Durability,
+    /// None means the default, or more where links are slow.
+    pub election_timeout_ns: Option<u64>,
     pub poll: Poll,
     /// Each node's directory is made in here.
     pub data: PathBuf,
@@ -49,6 +51,7 @@ impl Default for LocalCluster {
             partitions: 1,
             rtt_ns: 0,
             durability: Durability::QuorumDisk,
+            election_timeout_ns: None,
             poll: Poll::Adaptive,
             data: PathBuf::from("data"),
             tables: Vec::new(),
@@ -129,11 +132,14 @@ impl LocalCluster {
     /// The file that would say the same. Only called when `mistakes` found none.
     fn file(&self) -> File {
         // Heartbeats take half a round trip; a slow link must not depose a leader that is well.
-        let election_timeout_ns = ELECTION_TIMEOUT_NS.max(2 * HEARTBEAT_INTERVAL_NS + 2 * self.rtt_ns);
+        let patient_ns = ELECTION_TIMEOUT_NS.max(2 * HEARTBEAT_INTERVAL_NS + 2 * self.rtt_ns);
+        let election_timeout_ns = self.election_timeout_ns.unwrap_or(patient_ns);
+        let heartbeat_interval_ns = HEARTBEAT_INTERVAL_NS.min(election_timeout_ns / ELECTION_HEARTBEATS);
         let cluster = ClusterSection {
             name: at("local".to_string()),
             durability: at(self.durability),
             election_timeout_ns: at(election_timeout_ns),
+            heartbeat_interval_ns: at(heartbeat_interval_ns),
             ..ClusterSection::default()
         };
         let tables = self

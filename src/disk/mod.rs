@@ -1,8 +1,18 @@
-//! Where a core's log goes: the `Disk` a partition's records are handed to, and its two kinds.
+//! What a core keeps: the log its records go to, the votes beside it, and the checkpoints of its partitions.
 //!
-//! `UringDisk` writes to files, `RamDisk` forgets. The format is `wal`'s; what waits for a position
-//! to be durable is the reactor's outbox. A failure here stops the core: after one failed write
-//! nothing is promised again, and nothing is retried.
+//! | file | is |
+//! |---|---|
+//! | here | [`Disk`], the log as a core sees it; why there is none |
+//! | `ram` | the log that forgets |
+//! | `uring`, `segments` | the log on files, written through io_uring |
+//! | `votes` | the file that holds every promised ballot a second time |
+//! | `checkpoints` | [`Checkpoints`], and those on files |
+//! | `directory` | the locked directory in which all of that lies |
+//! | `forgetting` | how all of that but the votes is given up |
+//!
+//! The formats are `wal`'s; what waits for a position to be durable is the reactor's outbox. A failure here
+//! stops the core: after one failed write nothing is promised again, and nothing is retried. A full disk is
+//! the one exception: no new work is taken in until there is space again.
 #![deny(unsafe_code)]
 
 use std::io;
@@ -11,15 +21,26 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::types::Lsn;
+use crate::bounds::{SECOND, WAL_STUCK_NS};
+use crate::types::{Lsn, Timestamp};
+use crate::wal::checkpoint::{CheckpointDamage, CheckpointWhy};
 use crate::wal::{Damage, Record, Why};
 
+mod checkpoints;
+mod directory;
+mod forgetting;
 mod ram;
 mod segments;
 mod uring;
+mod votes;
 
+pub use checkpoints::{CheckpointEvent, CheckpointPart, Checkpoints, FileCheckpoints, Origin, is_checkpoint};
+pub use directory::CoreDirectory;
+pub use forgetting::forget_log;
 pub use ram::RamDisk;
-pub use uring::{DiskOptions, Notice, UringDisk};
+pub use segments::number_of;
+pub use uring::{DiskOptions, Notice, Opened, UringDisk};
+pub use votes::{VOTES_NAME, inspect_votes, read_votes};
 
 /// The log of one core. A turn calls `reap` near its start, `append` as it goes, `submit` once near
 /// its end.
@@ -32,17 +53,42 @@ pub trait Disk {
     /// goes with the next call. Never blocks.
     fn submit(&mut self) -> Result<(), DiskError>;
 
-    /// Everything below the returned position is on disk. Monotone.
-    fn reap(&mut self) -> Result<Lsn, DiskError>;
+    /// Everything below the returned position is on disk, and every vote below it twice. Monotone.
+    fn reap(&mut self, now: Timestamp) -> Result<Lsn, DiskError>;
 
     /// The position up to which records were appended.
     fn appended(&self) -> Lsn;
 
-    /// Bytes that may yet be appended before the backlog is full.
+    /// Bytes that may yet be appended before the backlog is full; 0 while the drive has no space.
     fn room(&self) -> usize;
+
+    /// Deletes or recycles what lies wholly below `below`. The caller holds a committed checkpoint of it.
+    fn truncate(&mut self, below: Lsn);
+
+    fn state(&self) -> LogState;
 
     /// Readable when `reap`, or `submit` after it, has something to do. Poll it; never read from it.
     fn wake_fd(&self) -> Option<RawFd>;
+
+    /// When `reap` is to be called even if nothing woke the core: a write may be stuck, or space back.
+    fn deadline(&self) -> Option<Timestamp>;
+}
+
+/// How large a log is, and whether it can grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LogState {
+    /// From the oldest segment to the open end.
+    pub bytes: u64,
+    /// Past this a checkpoint is due. 0 is a log that never needs one.
+    pub bytes_max: u64,
+    /// The drive has no space for the next segment. A checkpoint may make some.
+    pub full: bool,
+}
+
+impl LogState {
+    pub fn checkpoint_due(&self) -> bool {
+        self.full || (self.bytes_max > 0 && self.bytes >= self.bytes_max)
+    }
 }
 
 /// Why there is no log, or no longer one.
@@ -58,6 +104,19 @@ pub enum DiskError {
     Damaged { path: PathBuf, damage: Damage },
     #[error("{path}: {why}; nothing was changed; check the data directory and the program's version")]
     Unsuitable { path: PathBuf, why: Why },
+    /// What this replica has promised is known to its peers only.
+    #[error(
+        "{path}: the votes are missing, or both copies are damaged; nothing was changed; rebuild this replica from its peers"
+    )]
+    VotesLost { path: PathBuf },
+    #[error(
+        "{path}: damaged: {damage}; nothing was changed; delete it, and rebuild this replica from its peers"
+    )]
+    CheckpointDamaged { path: PathBuf, damage: CheckpointDamage },
+    #[error("{path}: {why}; nothing was changed; check the data directory and the program's version")]
+    CheckpointUnsuitable { path: PathBuf, why: CheckpointWhy },
+    #[error("{path}: the drive has not answered for {} s; this core stops", WAL_STUCK_NS / SECOND)]
+    Stuck { path: PathBuf },
     #[error("segment {segment}, offset {offset}: writing the log failed: {source}; this core stops")]
     WriteFailed { segment: u64, offset: u64, source: io::Error },
     #[error("segment {segment}, offset {offset}: {written} of {bytes} B were written; this core stops")]
@@ -65,4 +124,12 @@ pub enum DiskError {
     /// Answered for ever after a failure that was reported once.
     #[error("the log of this core has failed before")]
     Stopped,
+}
+
+impl DiskError {
+    /// For lack of space, which may come back; not a fault of the drive.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, DiskError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
 }

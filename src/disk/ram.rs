@@ -5,9 +5,9 @@
 
 use std::os::fd::RawFd;
 
-use super::{Disk, DiskError};
+use super::{Disk, DiskError, LogState};
 use crate::bounds::WAL_BACKLOG_BYTES_MAX;
-use crate::types::Lsn;
+use crate::types::{Lsn, Timestamp};
 use crate::wal::Record;
 
 #[derive(Default, Debug)]
@@ -39,7 +39,7 @@ impl Disk for RamDisk {
         Ok(())
     }
 
-    fn reap(&mut self) -> Result<Lsn, DiskError> {
+    fn reap(&mut self, _: Timestamp) -> Result<Lsn, DiskError> {
         Ok(self.appended)
     }
 
@@ -51,7 +51,17 @@ impl Disk for RamDisk {
         WAL_BACKLOG_BYTES_MAX
     }
 
+    fn truncate(&mut self, _: Lsn) {}
+
+    fn state(&self) -> LogState {
+        LogState::default()
+    }
+
     fn wake_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
         None
     }
 }
@@ -77,7 +87,7 @@ mod tests {
         let first = disk.append(record);
         let second = disk.append(record);
         assert!(first < second);
-        assert_eq!(disk.reap().unwrap(), second);
+        assert_eq!(disk.reap(Timestamp(0)).unwrap(), second);
         assert_eq!((disk.appended(), disk.records()), (second, 2));
     }
 }

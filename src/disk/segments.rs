@@ -1,34 +1,33 @@
-//! The files of one core's log: the locked directory, its segments, and the thread that prepares them.
+//! The segments of one core's log as files, and the thread that prepares them.
 //!
 //! Knows names, sizes and headers; what is in a segment is `wal`'s, writing to it `uring`'s.
 //!
 //! Invariants:
 //!   1. A file named `NUMBER.wal` has its full size and its header, both synced before it got the name.
-//!   2. A segment is never written to by two processes: the lock is held as long as the directory.
-//!   3. A retired segment loses its name, durably, before its header is overwritten.
+//!   2. A retired segment loses its name, durably, before its header is overwritten.
+//!   3. What could not be prepared leaves no file behind: on a full disk it would keep the last space from
+//!      the checkpoint that is to free some.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
 use memmap2::MmapMut;
 
 use super::DiskError;
+use super::directory::{CoreDirectory, io_error, open_direct};
 use crate::bounds::{MIB, WAL_BLOCK_BYTES};
 use crate::wal::{LogIdentity, SegmentHeader};
 
-/// The directory of one log, locked against other processes.
-pub(super) struct Directory {
-    path: PathBuf,
+/// The segments of one log.
+pub(super) struct Segments {
+    directory: CoreDirectory,
     identity: LogIdentity,
     segment_bytes: usize,
-    /// Holds the lock until it is closed.
-    _lock: File,
 }
 
 /// A segment nothing was written to yet.
@@ -39,38 +38,18 @@ pub(super) struct Fresh {
     pub(super) direct: bool,
 }
 
-impl Directory {
-    pub(super) fn open(
-        path: &Path,
-        identity: LogIdentity,
-        segment_bytes: usize,
-    ) -> Result<Directory, DiskError> {
-        fs::create_dir_all(path).map_err(|source| io_error("creating the directory", path, source))?;
-        let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(|source| io_error("opening the lock", &lock_path, source))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Directory { path: path.to_owned(), identity, segment_bytes, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(DiskError::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(io_error("locking", &lock_path, source)),
-        }
+impl Segments {
+    pub(super) fn new(directory: &CoreDirectory, identity: LogIdentity, segment_bytes: usize) -> Segments {
+        Segments { directory: directory.clone(), identity, segment_bytes }
     }
 
-    /// The numbers of the segments there are, ascending.
-    pub(super) fn numbers(&self) -> Result<Vec<u64>, DiskError> {
-        let names = self.names()?;
-        let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
-        numbers.sort_unstable();
-        Ok(numbers)
-    }
-
-    pub(super) fn segment_path(&self, number: u64) -> PathBuf {
-        self.path.join(format!("{number:016}.wal"))
+    pub(super) fn path(&self, number: u64) -> PathBuf {
+        self.directory.file(&format!("{number:016}.wal"))
     }
 
     /// Fills `bytes` with the beginning of a segment, or with all of it. A shorter file leaves it shorter.
     pub(super) fn read(&self, number: u64, limit: usize, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
-        let path = self.segment_path(number);
+        let path = self.path(number);
         bytes.clear();
         bytes.reserve(limit);
         let file = File::open(&path).map_err(|source| io_error("opening", &path, source))?;
@@ -81,41 +60,39 @@ impl Directory {
     /// Makes durable what a recovery has read and is going to rely on: a dying process may have left
     /// it in the drive's cache only.
     pub(super) fn sync(&self, number: u64) -> Result<(), DiskError> {
-        let path = self.segment_path(number);
+        let path = self.path(number);
         let synced = File::open(&path).and_then(|file| file.sync_all());
         synced.map_err(|source| io_error("syncing", &path, source))
     }
 
     pub(super) fn remove(&self, number: u64) -> Result<(), DiskError> {
-        let path = self.segment_path(number);
+        let path = self.path(number);
         fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))
     }
 
     /// Removes what a dead process was preparing or had retired.
     pub(super) fn remove_leftovers(&self) -> Result<(), DiskError> {
-        for name in self.names()? {
-            if name.ends_with(PREPARING) || name.ends_with(RETIRED) {
-                let path = self.path.join(name);
-                fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))?;
-            }
-        }
-        self.sync_names()
+        self.directory.remove_ending(&[PREPARING, RETIRED])
     }
 
     /// A segment ready to be written to: of full size, every block already allocated and written, so
     /// that a write to it is one write to the drive and changes no metadata.
     pub(super) fn prepare(&self, number: u64, retired: Option<PathBuf>) -> Result<Fresh, DiskError> {
-        let path = self.path.join(format!("{number:016}{PREPARING}"));
+        let path = self.directory.file(&format!("{number:016}{PREPARING}"));
         let recycled = retired.is_some();
         if let Some(retired) = retired {
             fs::rename(&retired, &path).map_err(|source| io_error("renaming", &retired, source))?;
-            self.sync_names()?;
+            self.directory.sync_names()?;
         }
         let (file, direct) = open_direct(&path).map_err(|source| io_error("opening", &path, source))?;
-        self.fill(&file, number, recycled).map_err(|source| io_error("preparing", &path, source))?;
-        let name = self.segment_path(number);
+        if let Err(source) = self.fill(&file, number, recycled) {
+            // Invariant 3. Whether it can be removed matters less than why it could not be made.
+            drop(fs::remove_file(&path));
+            return Err(io_error("preparing", &path, source));
+        }
+        let name = self.path(number);
         fs::rename(&path, &name).map_err(|source| io_error("renaming", &path, source))?;
-        self.sync_names()?;
+        self.directory.sync_names()?;
         Ok(Fresh { number, file, direct })
     }
 
@@ -138,24 +115,12 @@ impl Directory {
         file.sync_all()
     }
 
-    /// Takes a segment's name away (invariant 3) and returns what it is called now.
+    /// Takes a segment's name away (invariant 2) and returns what it is called now.
     fn retire(&self, number: u64) -> Result<PathBuf, DiskError> {
-        let path = self.segment_path(number);
-        let retired = self.path.join(format!("{number:016}{RETIRED}"));
+        let path = self.path(number);
+        let retired = self.directory.file(&format!("{number:016}{RETIRED}"));
         fs::rename(&path, &retired).map_err(|source| io_error("renaming", &path, source))?;
         Ok(retired)
-    }
-
-    fn sync_names(&self) -> Result<(), DiskError> {
-        let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| io_error("syncing the directory", &self.path, source))
-    }
-
-    fn names(&self) -> Result<Vec<String>, DiskError> {
-        let list =
-            || fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
-        let names = list().map_err(|source| io_error("listing", &self.path, source))?;
-        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 }
 
@@ -164,20 +129,29 @@ impl Directory {
 pub(super) struct Preparer {
     /// `None` only while dropping: the thread ends when its orders do.
     orders: Option<Sender<Order>>,
-    fresh: Receiver<Result<Fresh, DiskError>>,
+    prepared: Receiver<Prepared>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What became of an order to prepare a segment.
+pub(super) enum Prepared {
+    Fresh(Fresh),
+    /// There is no space for this segment. It is forgotten until it is ordered again.
+    Full(u64),
+    /// The thread has ended.
+    Failed(DiskError),
 }
 
 impl Preparer {
     /// Writes a byte to `bell` whenever there is something to take.
-    pub(super) fn start(directory: Arc<Directory>, bell: PipeWriter) -> Result<Preparer, DiskError> {
+    pub(super) fn start(segments: Segments, bell: PipeWriter) -> Result<Preparer, DiskError> {
         let (orders, inbox) = mpsc::channel();
-        let (outbox, fresh) = mpsc::channel();
-        let path = directory.path.clone();
-        let work = move || prepare_segments(&directory, &inbox, &outbox, bell);
+        let (outbox, prepared) = mpsc::channel();
+        let path = segments.directory.path().to_owned();
+        let work = move || prepare_segments(&segments, &inbox, &outbox, bell);
         let thread = thread::Builder::new().name("mako-segments".to_owned()).spawn(work);
         let thread = thread.map_err(|source| io_error("starting a thread", &path, source))?;
-        Ok(Preparer { orders: Some(orders), fresh, thread: Some(thread) })
+        Ok(Preparer { orders: Some(orders), prepared, thread: Some(thread) })
     }
 
     pub(super) fn prepare(&self, number: u64) {
@@ -189,13 +163,18 @@ impl Preparer {
         self.order(Order::Retire(number));
     }
 
-    /// A segment, or the failure to make one, if it is there. `Stopped` once the thread is gone.
-    pub(super) fn take(&self) -> Option<Result<Fresh, DiskError>> {
-        match self.fresh.try_recv() {
-            Ok(fresh) => Some(fresh),
+    /// What became of an order, if that is known. `Stopped` once the thread is gone.
+    pub(super) fn take(&self) -> Option<Prepared> {
+        match self.prepared.try_recv() {
+            Ok(prepared) => Some(prepared),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Err(DiskError::Stopped)),
+            Err(TryRecvError::Disconnected) => Some(Prepared::Failed(DiskError::Stopped)),
         }
+    }
+
+    /// Leaves the thread to itself: it hangs on a drive that does not answer.
+    pub(super) fn abandon(&mut self) {
+        self.thread = None;
     }
 
     /// A thread that failed has said so through `take`, and hears no more orders.
@@ -222,29 +201,37 @@ enum Order {
 
 /// The thread: one order after the other, until one fails or there are no more.
 fn prepare_segments(
-    directory: &Directory,
+    segments: &Segments,
     inbox: &Receiver<Order>,
-    outbox: &Sender<Result<Fresh, DiskError>>,
+    outbox: &Sender<Prepared>,
     mut bell: PipeWriter,
 ) {
     let mut spare = None;
     for order in inbox {
-        let result = match order {
-            Order::Prepare(number) => directory.prepare(number, spare.take()).map(Some),
-            Order::Retire(number) => dispose(directory, number, &mut spare).map(|()| None),
+        let prepared = match order {
+            Order::Prepare(number) => match segments.prepare(number, spare.take()) {
+                Ok(fresh) => Prepared::Fresh(fresh),
+                Err(failure) if failure.is_full() => Prepared::Full(number),
+                Err(failure) => Prepared::Failed(failure),
+            },
+            Order::Retire(number) => match dispose(segments, number, &mut spare) {
+                Ok(()) => continue,
+                Err(failure) => Prepared::Failed(failure),
+            },
         };
-        let Some(result) = result.transpose() else { continue };
-        let failed = result.is_err();
-        // The core may have gone meanwhile; then nobody is left to tell.
-        if outbox.send(result).is_err() || bell.write_all(&[1]).is_err() || failed {
+        let failed = matches!(prepared, Prepared::Failed(_));
+        // The core may have gone meanwhile; then nobody is left to tell, and the last orders are carried out.
+        drop(outbox.send(prepared));
+        drop(bell.write_all(&[1]));
+        if failed {
             return;
         }
     }
 }
 
 /// Keeps one retired segment to be recycled, and removes the others.
-fn dispose(directory: &Directory, number: u64, spare: &mut Option<PathBuf>) -> Result<(), DiskError> {
-    let retired = directory.retire(number)?;
+fn dispose(segments: &Segments, number: u64, spare: &mut Option<PathBuf>) -> Result<(), DiskError> {
+    let retired = segments.retire(number)?;
     if spare.is_none() {
         *spare = Some(retired);
         return Ok(());
@@ -252,23 +239,17 @@ fn dispose(directory: &Directory, number: u64, spare: &mut Option<PathBuf>) -> R
     fs::remove_file(&retired).map_err(|source| io_error("removing", &retired, source))
 }
 
-/// Every write durable when it is done. Some file systems refuse O_DIRECT: then through the page cache.
-fn open_direct(path: &Path) -> io::Result<(File, bool)> {
-    let open = |flags| {
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).custom_flags(flags).open(path)
-    };
-    match open(libc::O_DSYNC | libc::O_DIRECT) {
-        Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => Ok((open(libc::O_DSYNC)?, false)),
-        opened => Ok((opened?, true)),
-    }
+/// The numbers of the segments in a directory, ascending.
+pub(super) fn numbers(directory: &CoreDirectory) -> Result<Vec<u64>, DiskError> {
+    let names = directory.names()?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
-fn number_of(name: &str) -> Option<u64> {
+/// The number of the segment of this name.
+pub fn number_of(name: &str) -> Option<u64> {
     name.strip_suffix(".wal")?.parse().ok()
-}
-
-fn io_error(what: &'static str, path: &Path, source: io::Error) -> DiskError {
-    DiskError::Io { what, path: path.to_owned(), source }
 }
 
 const PREPARING: &str = ".new";

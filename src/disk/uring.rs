@@ -7,25 +7,32 @@
 //!   1. Writes are started in the order of positions; `flights` holds those not known to be done, in it.
 //!      There are at most `WAL_WRITES_MAX`, so a buffer is free whenever another may be started.
 //!   2. `durable` passes a write only when it and all before it have succeeded.
-//!   3. After a failure every call answers `Stopped`; nothing is retried.
+//!   3. After a failure every call answers `Stopped`; nothing is retried. A full disk is no failure: what
+//!      was appended waits, nothing new is asked for, and the segment is ordered again.
+//!   4. A vote counts as durable when its run is on disk and so are both copies of the votes.
 #![deny(unsafe_code)]
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
-use std::sync::Arc;
 
-use super::segments::{Directory, Fresh, Preparer};
-use super::{Disk, DiskError};
-use crate::bounds::{WAL_SEGMENT_BYTES, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX};
-use crate::types::Lsn;
-use crate::wal::{End, LogIdentity, Record, RecordView, Replay, Wal, segment_of, start_of};
+use super::directory::CoreDirectory;
+use super::segments::{self, Fresh, Prepared, Preparer, Segments};
+use super::votes::{VOTES_NAME, VoteWriter, VotesFile};
+use super::{Disk, DiskError, LogState};
+use crate::bounds::{
+    LOG_BYTES_MAX, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
+};
+use crate::types::{Lsn, Timestamp};
+use crate::wal::{
+    End, LogIdentity, Record, RecordKind, RecordView, Replay, Votes, Wal, segment_of, start_of,
+};
 
 mod write_ring;
 
-use write_ring::{Completion, FILES, WriteRing};
+use write_ring::{Completion, SEGMENT_PLACES, VOTES_PLACE, WriteRing};
 
 pub struct UringDisk {
     wal: Wal,
@@ -33,35 +40,55 @@ pub struct UringDisk {
     /// Segments in the ring's table: those with writes under way, and those ready for them.
     attached: BTreeSet<u64>,
     flights: VecDeque<Flight>,
+    votes: VoteWriter,
+    /// The write of a copy of the votes: its buffer, and when it was started.
+    vote_flight: Option<(usize, Timestamp)>,
+    /// How far the log itself is on disk; the votes may hold back what is told.
     durable: Lsn,
     /// Why the next segment will not come; told when it is needed.
     unprepared: Option<DiskError>,
     /// The highest segment ordered so far.
     ordered: u64,
+    space: Space,
+    /// Since when writes wait for a segment that is not ready, though there is space for it.
+    waiting_since: Option<Timestamp>,
     /// The oldest segment that is not truncated.
     oldest: u64,
     segment_bytes: usize,
+    log_bytes_max: u64,
+    /// The time of the last turn.
+    now: Timestamp,
     failed: bool,
     notices: Vec<Notice>,
     // Dropped after the ring, which waits for its writes: the directory is locked until they are done.
     preparer: Preparer,
-    directory: Arc<Directory>,
+    segments: Segments,
+    directory: CoreDirectory,
 }
 
-/// Where a log lives, and whose it is.
+/// Whose a log is, and how much of it there may be.
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
-    /// A directory of this core's own; made if it is not there.
-    pub dir: PathBuf,
     pub identity: LogIdentity,
     /// Bytes of a segment: the same for the whole life of a log.
     pub segment_bytes: usize,
+    /// Past this a checkpoint is due; see [`LogState`].
+    pub log_bytes_max: u64,
 }
 
 impl DiskOptions {
-    pub fn new(dir: PathBuf, identity: LogIdentity) -> DiskOptions {
-        DiskOptions { dir, identity, segment_bytes: WAL_SEGMENT_BYTES }
+    pub fn new(identity: LogIdentity) -> DiskOptions {
+        DiskOptions { identity, segment_bytes: WAL_SEGMENT_BYTES, log_bytes_max: LOG_BYTES_MAX }
     }
+}
+
+/// A log that was opened, and what it told besides its records.
+pub struct Opened {
+    pub disk: UringDisk,
+    /// The newest ballot that each partition has promised, truncated or not: of the log and of the file.
+    pub votes: Votes,
+    /// `start` is what a checkpoint must reach; `torn` is the tail that was cut, if there was one.
+    pub end: End,
 }
 
 /// Something that works, but slower than it could. For the operator, at the start.
@@ -89,64 +116,62 @@ impl UringDisk {
     ///
     /// Blocks, and starts a thread that inherits the CPUs this one may run on: call it before pinning.
     pub fn open(
+        directory: &CoreDirectory,
         options: &DiskOptions,
         visit: &mut dyn FnMut(RecordView<'_>),
-    ) -> Result<UringDisk, DiskError> {
-        let DiskOptions { dir, identity, segment_bytes } = options;
-        let (identity, segment_bytes) = (*identity, *segment_bytes);
-        let directory = Arc::new(Directory::open(dir, identity, segment_bytes)?);
-        let numbers = directory.numbers()?;
-        let end = replay(&directory, &numbers, Replay::new(identity, segment_bytes), segment_bytes, visit)?;
-        settle(&directory, &numbers, &end)?;
+    ) -> Result<Opened, DiskError> {
+        let DiskOptions { identity, segment_bytes, log_bytes_max } = *options;
+        let segments = Segments::new(directory, identity, segment_bytes);
+        let numbers = segments::numbers(directory)?;
+        let mut logged = Votes::default();
+        let end =
+            replay(&segments, &numbers, Replay::new(identity, segment_bytes), segment_bytes, &mut |view| {
+                if view.record.kind == RecordKind::Vote {
+                    logged.raise(view.record.partition, view.record.ballot);
+                }
+                visit(view);
+            })?;
+        // Before anything is changed: a log without its votes is not to be continued.
+        let votes = VotesFile::open(directory, identity, &logged)?;
+        settle(&segments, &numbers, &end)?;
 
         let first = numbers.last().map_or(0, |last| last + 1);
         let start = start_of(first, segment_bytes);
         let previous = if numbers.is_empty() { start } else { end.end };
         let (bell_heard, bell) =
             io::pipe().map_err(|source| DiskError::Ring { what: "making a pipe", source })?;
-        let ring = WriteRing::new(bell_heard)?;
         let mut disk = UringDisk {
             wal: Wal::new(identity, segment_bytes, first, previous),
             attached: BTreeSet::new(),
             flights: VecDeque::new(),
+            votes: VoteWriter::new(identity, votes.votes.clone(), votes.generation),
+            vote_flight: None,
             durable: start,
             unprepared: None,
             ordered: first + SEGMENTS_AHEAD,
+            space: Space::default(),
+            waiting_since: None,
             oldest: numbers.first().copied().unwrap_or(first),
             segment_bytes,
+            log_bytes_max,
+            now: Timestamp::default(),
             failed: false,
             notices: Vec::new(),
-            preparer: Preparer::start(Arc::clone(&directory), bell)?,
-            directory,
-            ring,
+            preparer: Preparer::start(Segments::new(directory, identity, segment_bytes), bell)?,
+            segments,
+            directory: directory.clone(),
+            ring: WriteRing::new(bell_heard)?,
         };
         if !disk.ring.is_registered() {
             disk.notices.push(Notice::BuffersNotRegistered);
         }
+        disk.notice_direct(votes.direct);
+        disk.ring.attach(VOTES_PLACE, &votes.file)?;
         for number in first..=first + SEGMENTS_AHEAD {
-            let fresh = disk.directory.prepare(number, None)?;
+            let fresh = disk.segments.prepare(number, None)?;
             disk.attach(&fresh)?;
         }
-        Ok(disk)
-    }
-
-    /// Deletes or recycles the segments all of whose records lie below `below`. The caller holds a
-    /// checkpoint of them.
-    pub fn truncate(&mut self, below: Lsn) {
-        // Nothing at or above what is durable goes, whatever the caller says.
-        let keep = segment_of(below.min(self.durable), self.segment_bytes);
-        while self.oldest < keep {
-            // Numbers may have holes, where an earlier recovery skipped segments.
-            if self.directory.segment_path(self.oldest).exists() {
-                self.preparer.retire(self.oldest);
-            }
-            self.oldest += 1;
-        }
-    }
-
-    /// Bytes from the oldest segment to the open end; see `LOG_BYTES_MAX`.
-    pub fn log_bytes(&self) -> u64 {
-        self.wal.appended().0 - self.oldest * self.segment_bytes as u64
+        Ok(Opened { disk, votes: votes.votes, end })
     }
 
     pub fn notices(&self) -> &[Notice] {
@@ -154,7 +179,7 @@ impl UringDisk {
     }
 
     fn start_writes(&mut self) -> Result<(), DiskError> {
-        let mut started = false;
+        let mut started = self.start_votes();
         // Those done behind one that is not count as well, or a slow write would let them pile up.
         while self.flights.len() < WAL_WRITES_MAX {
             let Some(segment) = self.wal.next_segment() else { break };
@@ -164,10 +189,27 @@ impl UringDisk {
             let write = self.wal.next_write(WAL_WRITE_BYTES_MAX).expect("a segment was asked for");
             let buffer = self.ring.write(place_of(segment), write.offset, write.bytes);
             let (offset, bytes, durable) = (write.offset, write.bytes.len(), write.durable);
-            self.flights.push_back(Flight { buffer, segment, offset, bytes, durable, done: false });
+            let started_at = self.now;
+            self.flights.push_back(Flight {
+                buffer,
+                segment,
+                offset,
+                bytes,
+                durable,
+                started_at,
+                done: false,
+            });
             started = true;
         }
         if started { self.ring.submit() } else { Ok(()) }
+    }
+
+    /// Whether a copy of the votes was to be written and its write is prepared now.
+    fn start_votes(&mut self) -> bool {
+        let Some((offset, bytes)) = self.votes.next_write() else { return false };
+        let buffer = self.ring.write(VOTES_PLACE, offset, bytes);
+        self.vote_flight = Some((buffer, self.now));
+        true
     }
 
     /// Whether `segment` can be written to; orders the next one when this one is begun.
@@ -177,10 +219,14 @@ impl UringDisk {
             self.preparer.prepare(self.ordered);
         }
         if !self.attached.contains(&segment) {
-            self.take_fresh()?;
+            self.take_prepared()?;
         }
         if self.attached.contains(&segment) {
+            self.waiting_since = None;
             return Ok(true);
+        }
+        if !self.space.full {
+            self.waiting_since.get_or_insert(self.now);
         }
         match self.unprepared.take() {
             Some(failure) => Err(failure),
@@ -188,26 +234,46 @@ impl UringDisk {
         }
     }
 
-    fn take_fresh(&mut self) -> Result<(), DiskError> {
+    fn take_prepared(&mut self) -> Result<(), DiskError> {
         while self.unprepared.is_none() {
             match self.preparer.take() {
-                Some(Ok(fresh)) => self.attach(&fresh)?,
-                Some(Err(failure)) => self.unprepared = Some(failure),
+                Some(Prepared::Fresh(fresh)) => {
+                    self.space.full = false;
+                    self.attach(&fresh)?;
+                }
+                Some(Prepared::Full(number)) => {
+                    self.waiting_since = None;
+                    self.space.full = true;
+                    self.space.refused.push(number);
+                    self.space.retry_at = self.now.plus_ns(WAL_FULL_RETRY_NS);
+                }
+                Some(Prepared::Failed(failure)) => self.unprepared = Some(failure),
                 None => break,
             }
         }
         Ok(())
     }
 
-    fn attach(&mut self, fresh: &Fresh) -> Result<(), DiskError> {
-        if !fresh.direct && !self.notices.contains(&Notice::NotDirect) {
-            self.notices.push(Notice::NotDirect);
+    /// Orders again what there was no space for.
+    fn retry_refused(&mut self) {
+        for number in self.space.refused.drain(..) {
+            self.preparer.prepare(number);
         }
+    }
+
+    fn attach(&mut self, fresh: &Fresh) -> Result<(), DiskError> {
+        self.notice_direct(fresh.direct);
         // Else an entry would go to another segment's file.
         let free = self.attached.iter().all(|other| place_of(*other) != place_of(fresh.number));
         assert!(free, "segment {} would take the place of another: {:?}", fresh.number, self.attached);
         self.attached.insert(fresh.number);
         self.ring.attach(place_of(fresh.number), &fresh.file)
+    }
+
+    fn notice_direct(&mut self, direct: bool) {
+        if !direct && !self.notices.contains(&Notice::NotDirect) {
+            self.notices.push(Notice::NotDirect);
+        }
     }
 
     /// Segments written to their end leave the table. Only here, where no entry waits for `submit`.
@@ -221,20 +287,36 @@ impl UringDisk {
     }
 
     fn reap_writes(&mut self) -> Result<(), DiskError> {
+        let mut resume = false;
         while let Some(completion) = self.ring.next_completion()? {
             match completion {
-                Completion::Wrote { buffer, result } => self.on_wrote(buffer, result)?,
-                Completion::Bell => self.take_fresh()?,
+                Completion::Wrote { buffer, result } => {
+                    resume |= self.vote_flight.is_some_and(|(voting, _)| voting == buffer);
+                    self.on_wrote(buffer, result)?;
+                }
+                Completion::Bell => {
+                    self.take_prepared()?;
+                    resume = true;
+                }
             }
         }
         while self.flights.front().is_some_and(|flight| flight.done) {
             self.durable = self.flights.pop_front().expect("it is the front").durable;
         }
         self.wal.on_durable(self.durable);
-        self.detach_written()
+        self.detach_written()?;
+        self.refuse_stuck()?;
+        if !self.space.refused.is_empty() && self.now >= self.space.retry_at {
+            self.retry_refused();
+        }
+        // Neither moves the durable position, so nobody would come back to start what it lets start.
+        if resume { self.start_writes() } else { Ok(()) }
     }
 
     fn on_wrote(&mut self, buffer: usize, result: io::Result<usize>) -> Result<(), DiskError> {
+        if self.vote_flight.is_some_and(|(voting, _)| voting == buffer) {
+            return self.on_wrote_votes(result);
+        }
         let flight = self.flights.iter_mut().find(|flight| flight.buffer == buffer && !flight.done);
         let flight = flight.expect("a completion belongs to a write");
         let Flight { segment, offset, bytes, .. } = *flight;
@@ -244,6 +326,51 @@ impl UringDisk {
         }
         flight.done = true;
         Ok(())
+    }
+
+    fn on_wrote_votes(&mut self, result: io::Result<usize>) -> Result<(), DiskError> {
+        self.vote_flight = None;
+        let whole = self.votes.copy_bytes();
+        let written = match result {
+            Ok(written) if written == whole => Ok(()),
+            Ok(_) => Err(io::Error::from(io::ErrorKind::WriteZero)),
+            Err(source) => Err(source),
+        };
+        let path = || self.directory.file(VOTES_NAME);
+        written.map_err(|source| DiskError::Io { what: "writing", path: path(), source })?;
+        self.votes.on_wrote();
+        Ok(())
+    }
+
+    /// What was started before anybody told the time was started now.
+    fn on_time(&mut self, now: Timestamp) {
+        if self.now == Timestamp::default() {
+            self.flights.iter_mut().for_each(|flight| flight.started_at = now);
+            self.vote_flight = self.vote_flight.map(|(buffer, _)| (buffer, now));
+            self.waiting_since = self.waiting_since.map(|_| now);
+        }
+        self.now = self.now.max(now);
+    }
+
+    /// A drive that does not answer is a drive that failed: others must be able to take over.
+    fn refuse_stuck(&mut self) -> Result<(), DiskError> {
+        if self.stuck_at().is_none_or(|at| self.now < at) {
+            return Ok(());
+        }
+        // Nothing can be waited for any more. The lock stays until the process is gone, because writes may
+        // still arrive.
+        self.ring.abandon();
+        self.preparer.abandon();
+        mem::forget(self.directory.clone());
+        Err(DiskError::Stuck { path: self.directory.path().to_owned() })
+    }
+
+    /// When what the drive was asked for first, and has not done, has taken too long.
+    fn stuck_at(&self) -> Option<Timestamp> {
+        let flight = self.flights.front().map(|flight| flight.started_at);
+        let votes = self.vote_flight.map(|(_, started_at)| started_at);
+        let first = [flight, votes, self.waiting_since].into_iter().flatten().min()?;
+        Some(first.plus_ns(WAL_STUCK_NS))
     }
 
     fn unless_failed<T>(
@@ -261,6 +388,9 @@ impl UringDisk {
 
 impl Disk for UringDisk {
     fn append(&mut self, record: Record<'_>) -> Lsn {
+        if record.kind == RecordKind::Vote {
+            self.votes.on_vote(record.partition, record.ballot, self.wal.appended());
+        }
         self.wal.append(record)
     }
 
@@ -268,9 +398,10 @@ impl Disk for UringDisk {
         self.unless_failed(UringDisk::start_writes)
     }
 
-    fn reap(&mut self) -> Result<Lsn, DiskError> {
+    fn reap(&mut self, now: Timestamp) -> Result<Lsn, DiskError> {
+        self.on_time(now);
         self.unless_failed(UringDisk::reap_writes)?;
-        Ok(self.durable)
+        Ok(self.votes.limit(self.durable))
     }
 
     fn appended(&self) -> Lsn {
@@ -278,12 +409,48 @@ impl Disk for UringDisk {
     }
 
     fn room(&self) -> usize {
-        self.wal.room()
+        if self.space.full { 0 } else { self.wal.room() }
+    }
+
+    fn truncate(&mut self, below: Lsn) {
+        // Nothing at or above what is durable goes, whatever the caller says.
+        let keep = segment_of(below.min(self.votes.limit(self.durable)), self.segment_bytes);
+        if self.oldest < keep {
+            while self.oldest < keep {
+                // Numbers may have holes, where an earlier recovery skipped segments.
+                if self.segments.path(self.oldest).exists() {
+                    self.preparer.retire(self.oldest);
+                }
+                self.oldest += 1;
+            }
+            // What is retired is used again: there is space now.
+            self.retry_refused();
+        }
+    }
+
+    fn state(&self) -> LogState {
+        let bytes = self.wal.appended().0 - self.oldest * self.segment_bytes as u64;
+        LogState { bytes, bytes_max: self.log_bytes_max, full: self.space.full }
     }
 
     fn wake_fd(&self) -> Option<RawFd> {
         Some(self.ring.fd())
     }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let retry = (!self.space.refused.is_empty()).then_some(self.space.retry_at);
+        [self.stuck_at(), retry].into_iter().flatten().min()
+    }
+}
+
+/// Whether there is space for the next segment.
+#[derive(Default)]
+struct Space {
+    /// There was none the last time one was tried.
+    full: bool,
+    /// Segments to be ordered again; no more than there are ahead, and the one needed.
+    refused: Vec<u64>,
+    retry_at: Timestamp,
 }
 
 /// A write under way, or done behind one that is.
@@ -294,11 +461,12 @@ struct Flight {
     bytes: usize,
     /// What is durable once this and all before it are done.
     durable: Lsn,
+    started_at: Timestamp,
     done: bool,
 }
 
 fn replay(
-    directory: &Directory,
+    segments: &Segments,
     numbers: &[u64],
     mut replay: Replay,
     segment_bytes: usize,
@@ -306,14 +474,14 @@ fn replay(
 ) -> Result<End, DiskError> {
     let mut bytes = Vec::new();
     for number in numbers {
-        directory.read(*number, Replay::HEAD_BYTES, &mut bytes)?;
+        segments.read(*number, Replay::HEAD_BYTES, &mut bytes)?;
         replay.on_head(*number, &bytes);
     }
     for number in numbers {
         // One byte more than there should be, so that a file too long is seen as well.
-        directory.read(*number, segment_bytes + 1, &mut bytes)?;
+        segments.read(*number, segment_bytes + 1, &mut bytes)?;
         replay.on_segment(*number, &bytes, visit).map_err(|damage| {
-            let path = directory.segment_path(damage.segment);
+            let path = segments.path(damage.segment);
             let why = damage.why;
             if why.is_unsuitable() {
                 DiskError::Unsuitable { path, why }
@@ -327,26 +495,26 @@ fn replay(
 
 /// Makes durable what was recovered, and removes what lies behind it: spares, and what a dying process
 /// wrote there and told nobody of.
-fn settle(directory: &Directory, numbers: &[u64], end: &End) -> Result<(), DiskError> {
+fn settle(segments: &Segments, numbers: &[u64], end: &End) -> Result<(), DiskError> {
     let last = end.segment.unwrap_or(0);
     for number in numbers.iter().filter(|number| **number <= last) {
-        directory.sync(*number)?;
+        segments.sync(*number)?;
     }
     for number in numbers.iter().filter(|number| **number > last) {
-        directory.remove(*number)?;
+        segments.remove(*number)?;
     }
-    directory.remove_leftovers()
+    segments.remove_leftovers()
 }
 
 /// A segment's place in the ring's table.
 fn place_of(segment: u64) -> usize {
-    usize::try_from(segment % FILES as u64).expect("less than the number of places")
+    usize::try_from(segment % SEGMENT_PLACES as u64).expect("less than the number of places")
 }
 
 /// Segments kept ready beyond the one being written.
 const SEGMENTS_AHEAD: u64 = 1;
 // Writes under way touch at most one segment each; then the one being begun, and those ahead.
-const _: () = assert!(WAL_WRITES_MAX + 2 + SEGMENTS_AHEAD as usize <= FILES);
+const _: () = assert!(WAL_WRITES_MAX + 2 + SEGMENTS_AHEAD as usize <= SEGMENT_PLACES);
 
 #[cfg(test)]
 mod tests;

@@ -7,21 +7,23 @@
 //! Not here: what a message does (`route`), what is said to whom about watermarks (`exchange`).
 #![forbid(unsafe_code)]
 
+use super::checkpoint::Checkpointer;
 use super::driver::{Mode, Submit};
 use super::parked::{Waiter, Waiting};
 use super::ports::Ports;
-use super::post::{Asker, Note, Outgoing, Parcel, Post};
+use super::post::{Asker, Cargo, Note, Outgoing, Parcel, Post};
+use super::recovery::Recovery;
+use super::reign::Chair;
 use super::replica::{Handed, Replica};
 use crate::bounds::{BATCH_BYTES_MAX, NODES_MAX, SHARDS_MAX};
 use crate::config::Config;
+use crate::paxos::ElectionEffect;
 use crate::rpc::{self, Rpc};
 use crate::txn::{
-    Abort, BusyWith, Coordinator, Effect, Env, LocalEnd, Procedure, Reply, Settled, Ticket, commit_local,
-    run_local,
+    Abort, BusyWith, Coordinator, Effect, Env, Known, LocalEnd, Procedure, Reply, Settled, Ticket,
+    commit_local, conclude_read, run_local, take_read,
 };
-use crate::types::{
-    Ballot, CoreId, Endpoint, Lsn, NodeId, PartitionId, Prng, ShardId, Stamp, Timestamp, TxnId, Watermark,
-};
+use crate::types::{CoreId, Endpoint, Lsn, PartitionId, Prng, ShardId, Stamp, Timestamp, TxnId, Watermark};
 use crate::watermark::{ExchangeSchedule, Knowledge};
 use crate::wire::Token;
 use std::collections::VecDeque;
@@ -42,11 +44,18 @@ pub struct Core<P: Procedure> {
     /// Somebody wants a watermark above what was told last.
     pub(super) others_wait: bool,
     pub(super) facts_told: usize,
-    /// By shard: who leads, as far as known.
-    pub(super) leaders: Vec<NodeId>,
+    /// Of the shards whose first partition is here.
+    pub(super) chairs: Vec<Chair>,
+    pub(super) elected: Vec<ElectionEffect>,
+    /// Facts that not every node may have heard yet.
+    pub(super) fresh_facts: VecDeque<(Stamp, Timestamp)>,
+    pub(super) fresh_told: usize,
+    /// Shards that have a new leader since the coordinators were last told.
+    new_reigns: Vec<ShardId>,
     /// Shards whose watermark rose since the windows were last looked at.
     pub(super) risen: Vec<ShardId>,
-    prng: Prng,
+    pub(super) checkpoints: Checkpointer,
+    pub(super) prng: Prng,
     effects: Vec<Effect<P>>,
     unlocked: VecDeque<(usize, TxnId)>,
     replies: VecDeque<(u64, Reply, Option<P>)>,
@@ -79,8 +88,19 @@ pub struct CoreStats {
 }
 
 impl<P: Procedure> Core<P> {
-    /// `incarnation` must grow with every start of the node.
+    /// A core whose node has never run.
     pub fn new(config: &Rc<Config>, me: Endpoint, incarnation: u64, seed: u64) -> Core<P> {
+        Core::restored(config, me, incarnation, seed, Recovery::nothing())
+    }
+
+    /// A core as its disk knows it. `incarnation` must grow with every start of the node.
+    pub fn restored(
+        config: &Rc<Config>,
+        me: Endpoint,
+        incarnation: u64,
+        seed: u64,
+        mut recovery: Recovery,
+    ) -> Core<P> {
         let hosted = config.hosted(me.node, me.core);
         let mut places = vec![None; config.partition_count()];
         for (at, partition) in hosted.iter().enumerate() {
@@ -91,19 +111,34 @@ impl<P: Procedure> Core<P> {
             "the configuration is checked"
         );
         let rpc = Rpc::new(me, cluster_hash(&config.name), incarnation, config.nodes.len());
+        let mut knowledge = Knowledge::new(config.shards.len());
+        for (stamp, end) in recovery.closed() {
+            knowledge.learn_closed(stamp, end);
+        }
         Core {
             me,
-            replicas: hosted.iter().map(|partition| Replica::new(me.node, *partition, config)).collect(),
+            replicas: hosted
+                .iter()
+                .map(|partition| {
+                    let restored = recovery.take(config, *partition, incarnation);
+                    Replica::new(me.node, *partition, config, restored)
+                })
+                .collect(),
             places,
             post: Post::new(me, config.cores(me.node), rpc),
-            knowledge: Knowledge::new(config.shards.len()),
+            knowledge,
             exchange: ExchangeSchedule::new(Timestamp::default()),
             told: vec![Timestamp::default(); config.shards.len()],
             asked: vec![Timestamp::default(); config.shards.len()],
             others_wait: false,
             facts_told: 0,
-            leaders: config.shards.iter().map(|shard| shard.replicas[0]).collect(),
+            chairs: Vec::new(),
+            elected: Vec::new(),
+            fresh_facts: VecDeque::new(),
+            fresh_told: 0,
+            new_reigns: Vec::new(),
             risen: Vec::new(),
+            checkpoints: Checkpointer::default(),
             prng: Prng::with_seed(seed),
             effects: Vec::new(),
             unlocked: VecDeque::new(),
@@ -130,9 +165,12 @@ impl<P: Procedure> Core<P> {
 
     /// A message from a sibling core.
     pub fn on_parcel(&mut self, now: Timestamp, parcel: Parcel, ports: &mut Ports<'_>) {
-        let Parcel { from, is_request, message } = parcel;
-        let asker = if is_request { Asker::Sibling(from) } else { Asker::Nobody };
-        self.deliver(now, asker, self.me.node, message, ports);
+        let Parcel { from, cargo } = parcel;
+        match cargo {
+            Cargo::Request(message) => self.deliver(now, Asker::Sibling(from), self.me.node, message, ports),
+            Cargo::Message(message) => self.deliver(now, Asker::Nobody, self.me.node, message, ports),
+            Cargo::Duty(duty) => self.on_duty(now, duty, ports),
+        }
     }
 
     /// The log is durable up to `lsn`.
@@ -150,7 +188,8 @@ impl<P: Procedure> Core<P> {
     /// First half of a turn: everything that has arrived or is due.
     pub fn begin_turn(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         if !self.started {
-            self.start();
+            self.start(now);
+            self.tell_restored(now, ports);
         }
         self.post.rpc.on_tick(now);
         for _ in 0..EVENTS_PER_TURN {
@@ -166,6 +205,9 @@ impl<P: Procedure> Core<P> {
             }
         }
         self.absorb_board(ports);
+        self.tend_checkpoints(now, ports);
+        self.judge_fitness();
+        self.hold_elections(now);
         for at in 0..self.replicas.len() {
             self.coordinate(at, now, |coordinator, env| coordinator.on_tick(env));
         }
@@ -173,7 +215,8 @@ impl<P: Procedure> Core<P> {
     }
 
     /// Second half, after the driver has submitted: proposes, learns what is chosen, releases what is
-    /// stable, and tells the other nodes.
+    /// stable, and tells the other nodes. `now` may be later than that of the turn's beginning, and must
+    /// not be earlier.
     pub fn end_turn(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         self.handle_pending(now, ports);
         self.publish_wants(ports);
@@ -190,6 +233,7 @@ impl<P: Procedure> Core<P> {
             self.housekeeping_at = now.plus_ns(HOUSEKEEPING_NS);
             self.keep_house(now, ports);
         }
+        self.conclude_reads(now, ports);
         self.exchange_if_due(now, ports);
         self.led.clear();
         let open = self.replicas.iter().filter(|replica| replica.open);
@@ -222,8 +266,14 @@ impl<P: Procedure> Core<P> {
         let replicas = self.replicas.iter().filter_map(Replica::deadline);
         let coordinators = self.replicas.iter().filter_map(|replica| replica.coordinator.deadline());
         let housekeeping = self.housekeeping_at.plus_ns(HOUSEKEEPING_IDLE_NS - HOUSEKEEPING_NS);
-        let others = [self.post.rpc.deadline(), self.exchange_deadline(), Some(housekeeping)];
-        replicas.chain(coordinators).chain(others.into_iter().flatten()).min()
+        let others = [
+            self.post.rpc.deadline(),
+            self.exchange_deadline(),
+            self.checkpoints.deadline(),
+            Some(housekeeping),
+        ];
+        let elections = self.chairs.iter().filter_map(|chair| chair.election.deadline());
+        replicas.chain(coordinators).chain(elections).chain(others.into_iter().flatten()).min()
     }
 
     /// Whether sibling cores may have something to do because of what happened since this was last asked.
@@ -237,6 +287,11 @@ impl<P: Procedure> Core<P> {
 
     pub fn replicas(&self) -> &[Replica<P>] {
         &self.replicas
+    }
+
+    /// Whether a replica here has forgotten what it accepted or promised, and so does not vote yet.
+    pub fn is_forgetful(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.stream.is_forgetful())
     }
 
     pub fn knowledge(&self) -> &Knowledge {
@@ -262,13 +317,17 @@ impl<P: Procedure> Core<P> {
         &mut self.stats
     }
 
-    /// Whoever leads at first runs for leader; the others wait to be asked.
-    fn start(&mut self) {
+    /// The elections begin: where nothing was ever promised, the first replica of a shard need not wait.
+    fn start(&mut self, now: Timestamp) {
         self.started = true;
-        let ballot = Ballot { round: 1, node: self.me.node };
-        for replica in &mut self.replicas {
-            if self.config.leader_of(replica.id) == self.me.node {
-                replica.campaign(ballot);
+        self.share_facts();
+        let (config, me) = (self.config.clone(), self.me.node);
+        for replica in &self.replicas {
+            if config.partitions_of(replica.shard).next() == Some(replica.id) {
+                let promised = replica.stream.promised();
+                let fresh = !replica.has_run;
+                let chair = Chair::new(&config, me, replica.shard, promised, fresh, now, &mut self.prng);
+                self.chairs.push(chair);
             }
         }
     }
@@ -348,7 +407,7 @@ impl<P: Procedure> Core<P> {
         match effect {
             Effect::Ask { to, nearest, ticket, message } => {
                 let shard = self.config.shard_of(to);
-                let leader = self.leaders[usize::from(shard.0)];
+                let leader = self.leader_of(shard);
                 let here = self.config.endpoint_of(self.me.node, to).filter(|_| nearest);
                 let Some(endpoint) = here.or_else(|| self.config.endpoint_of(leader, to)) else { return };
                 let note = Some(Note { home: self.replicas[at].id, to, ticket });
@@ -401,6 +460,8 @@ impl<P: Procedure> Core<P> {
                 for waiter in self.replicas[at].parked.take(holder) {
                     self.wake(at, now, waiter);
                 }
+            } else if let Some(duty) = self.post.take_duty() {
+                self.on_duty(now, duty, ports);
             } else if let Some((asker, message)) = self.post.take_here() {
                 self.deliver(now, asker, self.me.node, message, ports);
             } else {
@@ -433,10 +494,21 @@ impl<P: Procedure> Core<P> {
         since: Timestamp,
     ) {
         let replica = &mut self.replicas[at];
+        if !replica.open {
+            let reply = Reply::Aborted { abort: Abort::Unavailable, attempts: attempts + 1 };
+            return self.replies.push_back((token, reply, Some(procedure)));
+        }
         match run_local(&replica.local, &procedure) {
             LocalEnd::Done => {
                 let epoch = replica.epoch();
                 let id = TxnId { home: replica.id, epoch, number: replica.coordinator.number() };
+                if let Some(read) = take_read(&replica.local, now, id, token) {
+                    let timestamp = read.timestamp;
+                    replica.reads.push(read);
+                    self.stats.committed_local += 1;
+                    let reply = Reply::Speculative { timestamp, distributed: false, attempts: attempts + 1 };
+                    return self.replies.push_back((token, reply, Some(procedure)));
+                }
                 let done = match commit_local(&replica.local, now, id, token, &self.knowledge) {
                     Ok(done) => done,
                     Err(abort) => {
@@ -513,6 +585,26 @@ impl<P: Procedure> Core<P> {
         Some(Token { timestamp, epochs: epochs.into_iter().collect() })
     }
 
+    /// Answers the reads made in this turn, now that it is known how late it has become.
+    fn conclude_reads(&mut self, now: Timestamp, ports: &Ports<'_>) {
+        for chair in &self.chairs {
+            ports.board.publish_lease(chair.shard, chair.election.lease_until());
+        }
+        for replica in &mut self.replicas {
+            if replica.reads.is_empty() {
+                continue;
+            }
+            let leased = now < ports.board.lease(replica.shard);
+            let store = &mut *replica.store.borrow_mut();
+            for read in replica.reads.drain(..) {
+                let token = read.token;
+                if let Some(reply) = conclude_read(store, now, read, leased, &self.knowledge) {
+                    self.replies.push_back((token, reply, None));
+                }
+            }
+        }
+    }
+
     /// Carries out what a replica's stream asked for.
     pub(super) fn run_stream(&mut self, at: usize, now: Timestamp, ports: &mut Ports<'_>, asker: &mut Asker) {
         let Core { replicas, knowledge, post, handed, .. } = self;
@@ -521,10 +613,19 @@ impl<P: Procedure> Core<P> {
             self.wake_siblings = true;
             ports.board.publish_partition(replica.id, replica.mark(), replica.proposed());
         }
+        self.take_news(at, now);
+    }
+
+    /// A shard's watermark is of a later epoch than before.
+    pub(super) fn note_new_reign(&mut self, shard: ShardId) {
+        self.new_reigns.push(shard);
     }
 
     /// Releases, and rolls back, what the news about watermarks has settled.
     fn settle(&mut self, now: Timestamp) {
+        while let Some(shard) = self.new_reigns.pop() {
+            self.end_reign(now, shard);
+        }
         self.settle_risen();
         self.serve_waiting(now);
         self.settle_risen();
@@ -550,11 +651,18 @@ impl<P: Procedure> Core<P> {
     /// left prepared is asked about (DESIGN §5, step 5).
     pub(super) fn sweep(&mut self, now: Timestamp) {
         for at in 0..self.replicas.len() {
+            // Others know before our own streams do that our reign is over.
+            let stamp = self.replicas[at].store.borrow().stamp();
+            if self.replicas[at].open && self.knowledge.is_closed(stamp) {
+                self.stop_leading(at, now);
+            }
             let replica = &mut self.replicas[at];
             let mut store = replica.store.borrow_mut();
             store.window.sweep(&self.knowledge, &mut self.settled);
             self.settled.iter().for_each(|one| store.roll_back(one));
             replica.replay.sweep(&mut store, &self.knowledge);
+            store.window.stamps().forget(|stamp| self.knowledge.is_closed(stamp));
+            replica.replay.stamps().forget(|stamp| self.knowledge.is_closed(stamp));
             let orphans = store.prepared().orphans(&self.knowledge);
             drop(store);
             self.reply_settled();
@@ -587,9 +695,12 @@ impl<P: Procedure> Core<P> {
                 self.turn_away(at, now, waiter, None);
             }
             if let Some(snapshot) = snapshot {
-                // A replica that lags would drop the base of versions it has yet to replay.
+                // A replica that lags would drop the base of versions it has yet to replay, and forget a
+                // deletion that is above one of them.
                 let replica = &self.replicas[at];
-                replica.store.borrow_mut().prune(snapshot.min(replica.applied().timestamp));
+                let settled = replica.unsettled().map_or(snapshot, Timestamp::prev);
+                let floor = snapshot.min(replica.applied().timestamp).min(settled);
+                replica.store.borrow_mut().prune(floor);
             }
             self.inquire_overdue(at, now);
         }

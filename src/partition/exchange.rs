@@ -15,7 +15,14 @@ use smallvec::SmallVec;
 impl<P: Procedure> Core<P> {
     /// Takes in a watermark, and remembers that the windows must be looked at.
     pub(super) fn learn(&mut self, shard: ShardId, heard: Watermark) {
+        let known = self.knowledge.vector().get(shard);
+        if heard <= known || (heard.epoch > known.epoch && !self.may_believe(shard, heard.epoch)) {
+            return;
+        }
         if self.knowledge.learn_vector(shard, heard) {
+            if heard.epoch > known.epoch {
+                self.note_new_reign(shard);
+            }
             self.exchange.on_change();
             if !self.risen.contains(&shard) {
                 self.risen.push(shard);
@@ -107,8 +114,18 @@ impl<P: Procedure> Core<P> {
         }
     }
 
-    /// The facts for one exchange: all of them in turn, a few at a time, so that none is lost for good.
+    /// The facts for one exchange: the newest first, a few times each, for others wait for them; then all of
+    /// them in turn, a few at a time, so that none is lost for good.
     fn facts_to_tell(&mut self) -> SmallVec<[(Stamp, Timestamp); 4]> {
+        if !self.fresh_facts.is_empty() {
+            let fresh = self.fresh_facts.iter().take(CLOSED_PER_EXCHANGE).copied().collect();
+            self.fresh_told += 1;
+            if self.fresh_told >= FRESH_TOLD {
+                self.fresh_told = 0;
+                self.fresh_facts.drain(..self.fresh_facts.len().min(CLOSED_PER_EXCHANGE));
+            }
+            return fresh;
+        }
         let all = self.knowledge.closed();
         let count = all.len();
         let from = if count == 0 { 0 } else { self.facts_told % count };
@@ -117,7 +134,7 @@ impl<P: Procedure> Core<P> {
     }
 
     /// Sibling cores hear of facts from the speaker: the board has no room for them.
-    fn pass_facts_on(&mut self, now: Timestamp, closed: &[(Stamp, Timestamp)]) {
+    pub(super) fn pass_facts_on(&mut self, now: Timestamp, closed: &[(Stamp, Timestamp)]) {
         let (vector, wanted, closed) = (SmallVec::new(), SmallVec::new(), SmallVec::from_slice(closed));
         let mut bytes = Vec::with_capacity(256);
         Message::Exchange { vector, wanted, closed }.encode_into(&mut bytes);
@@ -155,12 +172,16 @@ impl<P: Procedure> Core<P> {
                 self.stats_mut().ahead += 1;
                 doubtful.push(stamp.shard);
             } else {
-                news |= self.knowledge.learn_closed(*stamp, *end);
+                news |= self.learn_closed(*stamp, *end);
             }
         }
         if news {
-            self.exchange.on_change();
             self.sweep(now);
+            for shard in
+                (0..shards as u16).map(ShardId).filter(|at| closed.iter().any(|(s, _)| s.shard == *at))
+            {
+                self.end_reign(now, shard);
+            }
             self.pass_facts_on(now, closed);
         }
         for (shard, watermark) in vector.iter().filter(|(shard, _)| ours(*shard)) {
@@ -188,6 +209,9 @@ impl<P: Procedure> Core<P> {
 
 /// Facts one exchange carries: a frame has room for them beside the watermarks of every shard.
 const CLOSED_PER_EXCHANGE: usize = 8;
+
+/// Exchanges in which a new fact is told before it takes its turn with the others.
+const FRESH_TOLD: usize = 4;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 //!   2. A call's note is kept until its answer or its failure, and its number is not used meanwhile.
 #![forbid(unsafe_code)]
 
+use super::duty::Duty;
 use crate::rpc::{RequestId, Rpc};
 use crate::txn::Ticket;
 use crate::types::{CoreId, Endpoint, Lsn, PartitionId, Timestamp};
@@ -18,6 +19,7 @@ pub struct Post {
     pub rpc: Rpc,
     /// For this core itself: handled in the same turn.
     here: VecDeque<(Asker, Vec<u8>)>,
+    duties: VecDeque<Duty>,
     /// By core of this node; ours stays empty.
     siblings: Vec<VecDeque<Parcel>>,
     held: VecDeque<(Lsn, Outgoing)>,
@@ -42,8 +44,26 @@ pub enum Asker {
 #[derive(Debug)]
 pub struct Parcel {
     pub from: CoreId,
-    pub is_request: bool,
-    pub message: Vec<u8>,
+    pub cargo: Cargo,
+}
+
+#[derive(Debug)]
+pub enum Cargo {
+    /// A message that is to be answered.
+    Request(Vec<u8>),
+    Message(Vec<u8>),
+    Duty(Duty),
+}
+
+#[cfg(test)]
+impl Parcel {
+    /// The bytes of the message it carries.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.cargo {
+            Cargo::Request(bytes) | Cargo::Message(bytes) => bytes,
+            Cargo::Duty(duty) => panic!("a duty is no message: {duty:?}"),
+        }
+    }
 }
 
 /// What is remembered of a call, for when its peer gives no sign of life.
@@ -78,6 +98,7 @@ impl Post {
             me,
             rpc,
             here: VecDeque::new(),
+            duties: VecDeque::new(),
             siblings: (0..cores).map(|_| VecDeque::new()).collect(),
             held: VecDeque::new(),
             durable: Lsn::default(),
@@ -104,6 +125,20 @@ impl Post {
                 self.go(now, outgoing);
             }
         }
+    }
+
+    /// Tells a core of this node, perhaps this one.
+    pub fn tell(&mut self, core: CoreId, duty: Duty) {
+        if core == self.me.core {
+            self.duties.push_back(duty);
+        } else {
+            let parcel = Parcel { from: self.me.core, cargo: Cargo::Duty(duty) };
+            self.siblings[usize::from(core.0)].push_back(parcel);
+        }
+    }
+
+    pub fn take_duty(&mut self) -> Option<Duty> {
+        self.duties.pop_front()
     }
 
     pub fn take_here(&mut self) -> Option<(Asker, Vec<u8>)> {
@@ -175,7 +210,8 @@ impl Post {
     }
 
     fn pass(&mut self, to: CoreId, is_request: bool, message: Vec<u8>) {
-        let parcel = Parcel { from: self.me.core, is_request, message };
+        let cargo = if is_request { Cargo::Request(message) } else { Cargo::Message(message) };
+        let parcel = Parcel { from: self.me.core, cargo };
         self.siblings[usize::from(to.0)].push_back(parcel);
     }
 

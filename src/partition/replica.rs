@@ -9,16 +9,21 @@
 //!   2. A batch's promise is taken when the batch is closed, and no entry joins it afterwards.
 #![forbid(unsafe_code)]
 
+use super::checkpoint::{Archive, Loaded, Logged, Place};
 use super::parked::Parked;
 use super::ports::Log;
 use super::post::{Asker, Outgoing, Post};
+use super::recovery::Revived;
 use crate::bounds::{BATCH_BYTES_MAX, CLOCK_LEAD_NS, HEARTBEAT_INTERVAL_NS, RESEND_INTERVAL_NS};
 use crate::config::{Config, Durability};
 use crate::paxos::{self, Persist, RestsOn, Role, Stream, StreamConfig};
-use crate::txn::{Context, Coordinator, Procedure, Replay, Store, too_far_ahead};
-use crate::types::{Ballot, Endpoint, Epoch, Lsn, NodeId, PartitionId, ShardId, Slot, Timestamp, Watermark};
+use crate::rules::{self, Rule};
+use crate::txn::{Context, Coordinator, LocalRead, Procedure, Replay, Store, too_far_ahead};
+use crate::types::{
+    Ballot, Endpoint, Epoch, Lsn, NodeId, PartitionId, ShardId, Slot, Timestamp, TxnId, Watermark,
+};
 use crate::wal::{Record, RecordKind};
-use crate::watermark::Knowledge;
+use crate::watermark::{Knowledge, Runs};
 use crate::wire::{BatchBuilder, BatchKind, BatchView, Message, StreamMessage};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -36,8 +41,17 @@ pub struct Replica<P> {
     pub parked: Parked<P>,
     pub replay: Replay,
     pub stream: Stream,
-    /// We lead, and the seal of our epoch is chosen.
+    /// We lead, and how the epochs before ours ended is chosen: transactions may be executed.
     pub open: bool,
+    /// It may have promised or accepted something before this start of the node.
+    pub has_run: bool,
+    /// Holds the facts of its shard.
+    is_first: bool,
+    pub runs: Runs,
+    /// What checkpoints are made of.
+    pub archive: Archive,
+    /// What the shard's chair is to hear of.
+    pub news: VecDeque<News>,
     /// Batches closed and not yet proposed.
     closed: VecDeque<Rc<[u8]>>,
     /// The promise of the last batch closed.
@@ -55,9 +69,25 @@ pub struct Replica<P> {
     resend_at: Timestamp,
     vote_lsn: Lsn,
     accept_lsn: Lsn,
+    /// The chosen end that the log knows. What a peer is told we know, it may drop; so the log comes first.
+    chosen_logged: Slot,
+    chosen_lsn: Lsn,
     effects: Vec<paxos::Effect>,
+    /// Local reads made in this turn and not yet answered for.
+    pub reads: Vec<LocalRead>,
     /// Snapshot reads that wait for `applied` to rise.
     pub waiting: VecDeque<(Timestamp, Asker, Vec<u8>)>,
+}
+
+/// What happened to a stream that concerns its whole shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// The seal of our epoch is chosen: what came before it here is fixed.
+    Sealed(Ballot),
+    /// The facts of an epoch are chosen.
+    Facts(Epoch, Vec<(Epoch, Timestamp)>),
+    /// We were candidate or leader, and a higher ballot exists.
+    Deposed(Ballot),
 }
 
 /// An acceptance handed to the log, to be reported when it is durable.
@@ -70,19 +100,33 @@ pub struct Handed {
 pub enum HandedWhat {
     Vote(Ballot),
     Accept(Slot, Ballot),
+    Chosen(Slot),
 }
 
 impl<P: Procedure> Replica<P> {
-    pub fn new(me: NodeId, id: PartitionId, config: &Rc<Config>) -> Replica<P> {
+    /// A new one, or as the disk knows it.
+    pub(super) fn new(
+        me: NodeId,
+        id: PartitionId,
+        config: &Rc<Config>,
+        revived: Option<Revived>,
+    ) -> Replica<P> {
         let shard = config.shard_of(id);
         let store = Rc::new(RefCell::new(Store::new(shard, config.tables.len())));
-        let stream = Stream::new(StreamConfig {
+        let stream_config = StreamConfig {
             me,
             replicas: config.replicas_of(id).to_vec(),
             own_vote_needs_disk: config.durability == Durability::QuorumDisk,
             limits: paxos::Limits::default(),
-        });
-        Replica {
+        };
+        let has_run = revived.is_some();
+        let (stream, checkpoint, logged) = match revived {
+            Some(Revived { stream, checkpoint, logged }) => {
+                (Stream::restored(stream_config, stream), checkpoint, logged)
+            }
+            None => (Stream::new(stream_config), None, Logged::default()),
+        };
+        let mut replica = Replica {
             id,
             shard,
             me,
@@ -94,6 +138,11 @@ impl<P: Procedure> Replica<P> {
             replay: Replay::default(),
             stream,
             open: false,
+            has_run,
+            is_first: config.partitions_of(shard).next() == Some(id),
+            runs: Runs::default(),
+            archive: Archive::new(checkpoint.as_ref().map(|loaded| loaded.header.slot), logged),
+            news: VecDeque::new(),
             closed: VecDeque::new(),
             proposed: Timestamp::default(),
             proposed_at: Timestamp::default(),
@@ -104,9 +153,50 @@ impl<P: Procedure> Replica<P> {
             resend_at: Timestamp::default(),
             vote_lsn: Lsn::default(),
             accept_lsn: Lsn::default(),
+            chosen_logged: Slot(0),
+            chosen_lsn: Lsn::default(),
             effects: Vec::new(),
+            reads: Vec::new(),
             waiting: VecDeque::new(),
+        };
+        if let Some(loaded) = checkpoint {
+            replica.load(loaded);
         }
+        replica
+    }
+
+    /// Takes the state of a checkpoint over, which is at least as far as ours: what waits here to be replayed
+    /// was settled when the checkpoint began.
+    pub(super) fn load(&mut self, loaded: Loaded) {
+        let Loaded { header, runs, store } = loaded;
+        self.store.borrow_mut().take_over(store);
+        self.replay.clear();
+        self.runs = runs;
+        self.applied = self.applied.max(header.applied);
+        self.chosen.clear();
+        if self.sees_durability() {
+            self.mark = self.mark.max(header.applied);
+        }
+        self.archive.on_jump(header.slot);
+        self.stream.jump(header.slot);
+    }
+
+    /// From where the stream would have to be replayed by whoever starts from what is settled here now.
+    pub(super) fn place(&mut self) -> Place {
+        let lowest = self.lowest_entry();
+        self.archive.delivered.settle(lowest);
+        let first = self.archive.delivered.first_unsettled().cloned();
+        first.unwrap_or_else(|| Place {
+            slot: self.archive.delivered.end(),
+            runs: self.runs.clone(),
+            applied: self.applied,
+        })
+    }
+
+    /// The lowest timestamp of anything that is not settled. Walks all of it.
+    fn lowest_entry(&self) -> Option<Timestamp> {
+        let window = self.store.borrow().window.lowest_entry();
+        window.into_iter().chain(self.replay.lowest_entry()).min()
     }
 
     pub fn mark(&self) -> Watermark {
@@ -130,10 +220,49 @@ impl<P: Procedure> Replica<P> {
         self.closed.len() < CLOSED_BATCHES_MAX && self.store.borrow().window.has_room(now, self.shard)
     }
 
-    /// Runs for leader of this stream under `ballot`.
-    pub fn campaign(&mut self, ballot: Ballot) {
+    /// Gives up leading or running for it, because another stream of the shard was lost.
+    pub fn step_down(&mut self, by: Ballot) {
+        self.stream.step_down(by, &mut self.effects);
+    }
+
+    /// Runs for leader of this stream under `ballot`. False when it must not: it has promised as much.
+    pub fn campaign(&mut self, ballot: Ballot) -> bool {
+        if ballot <= self.stream.promised() || !self.stream.can_campaign() {
+            return false;
+        }
+        self.closed.clear();
         let filler = BatchBuilder::new().finish(ballot.epoch(), Timestamp::default(), BatchKind::Filler);
         self.stream.campaign(ballot, filler, &mut self.effects);
+        true
+    }
+
+    /// Every seal of the shard is chosen: writes down, before anything else of this epoch, where those
+    /// before it ended.
+    pub fn propose_facts(&mut self, now: Timestamp, facts: &[(Epoch, Timestamp)]) {
+        let store = &mut *self.store.borrow_mut();
+        let promise = store.promise(now);
+        self.proposed = self.proposed.max(promise);
+        self.closed.push_back(BatchBuilder::facts(store.epoch, promise, facts));
+    }
+
+    /// How the epochs before ended is chosen and known: takes transactions from now on.
+    pub fn open(&mut self, known: &Knowledge) {
+        assert!(self.leads() && !self.open, "{:?} opens as {:?}", self.id, self.stream.role());
+        self.replay.promote(&mut self.store.borrow_mut(), known);
+        self.open = true;
+    }
+
+    /// Does not lead any more. Returns whose locks are gone.
+    pub fn demote(&mut self) -> Vec<TxnId> {
+        self.open = false;
+        self.closed.clear();
+        (self.proposed, self.awaited) = (Timestamp::default(), Timestamp::default());
+        self.store.borrow_mut().demote()
+    }
+
+    /// The lowest timestamp that anything here, executed or to be replayed, still waits for.
+    pub fn unsettled(&self) -> Option<Timestamp> {
+        self.store.borrow().window.lowest().into_iter().chain(self.replay.lowest()).min()
     }
 
     pub fn on_stream(&mut self, from: NodeId, message: StreamMessage) -> Result<(), paxos::Ignored> {
@@ -144,6 +273,7 @@ impl<P: Procedure> Replica<P> {
         match what {
             HandedWhat::Vote(ballot) => self.stream.on_vote_persisted(*ballot, &mut self.effects),
             HandedWhat::Accept(slot, ballot) => self.stream.on_persisted(*slot, *ballot),
+            HandedWhat::Chosen(end) => self.stream.on_chosen_persisted(*end),
         }
     }
 
@@ -254,6 +384,11 @@ impl<P: Procedure> Replica<P> {
         }
         self.stream.announce(&mut self.effects);
         self.stream.retain();
+        if self.archive.delivered.is_full() {
+            let lowest = self.lowest_entry();
+            self.archive.delivered.settle(lowest);
+            self.archive.delivered.compact();
+        }
     }
 
     fn carry_out(
@@ -269,13 +404,15 @@ impl<P: Procedure> Replica<P> {
             match effect {
                 paxos::Effect::Persist(persist) => self.persist(persist, log, handed),
                 paxos::Effect::Send { to, message, rests_on } => {
-                    let after = self.rests_on(rests_on);
+                    let mut after = self.rests_on(rests_on);
+                    if let StreamMessage::Accepted(accepted) = &message {
+                        after = after.max(self.log_chosen(accepted.chosen_end, log));
+                    }
                     self.send(now, to, message, after, post, asker);
                 }
                 paxos::Effect::Led { .. } => self.on_led(now),
-                paxos::Effect::Deposed { .. } => self.open = false,
-                // Only a checkpoint helps, and there is none yet: the replica stays behind.
-                paxos::Effect::Behind { .. } => {}
+                paxos::Effect::Deposed { by } => self.news.push_back(News::Deposed(by)),
+                paxos::Effect::Behind { floor, at } => self.archive.on_behind(floor, at),
             }
         }
         effects.append(&mut self.effects);
@@ -289,6 +426,7 @@ impl<P: Procedure> Replica<P> {
                 let kind = RecordKind::Vote;
                 let record = Record { kind, partition, ballot, slot: Slot(0), payload: &[] };
                 self.vote_lsn = log.append(&record);
+                self.archive.logged.on_vote(self.vote_lsn);
                 handed.push_back(Handed { lsn: self.vote_lsn, partition, what: HandedWhat::Vote(ballot) });
             }
             // The mode does not count acceptances: they are as good as durable at once.
@@ -296,15 +434,34 @@ impl<P: Procedure> Replica<P> {
                 self.stream.on_persisted(slot, ballot);
             }
             Persist::Accept { slot, ballot, batch } => {
+                let chosen_end = self.stream.chosen_end();
+                if chosen_end > self.chosen_logged && self.config.durability == Durability::QuorumDisk {
+                    let lsn = self.log_chosen(chosen_end, log);
+                    handed.push_back(Handed { lsn, partition, what: HandedWhat::Chosen(chosen_end) });
+                }
                 let record = Record { kind: RecordKind::Accept, partition, ballot, slot, payload: &batch };
                 self.accept_lsn = log.append(&record);
+                self.archive.logged.on_record(slot, self.accept_lsn);
                 let what = HandedWhat::Accept(slot, ballot);
                 handed.push_back(Handed { lsn: self.accept_lsn, partition, what });
             }
         }
     }
 
-    fn rests_on(&self, rests_on: RestsOn) -> Lsn {
+    /// Where acceptances count on disk, so does what is known of them.
+    fn log_chosen(&mut self, chosen_end: Slot, log: &mut dyn Log) -> Lsn {
+        if self.config.durability != Durability::QuorumDisk {
+            return Lsn::default();
+        }
+        if chosen_end > self.chosen_logged {
+            self.chosen_logged = chosen_end;
+            let (kind, partition, ballot) = (RecordKind::Chosen, self.id, self.stream.promised());
+            self.chosen_lsn = log.append(&Record { kind, partition, ballot, slot: chosen_end, payload: &[] });
+        }
+        self.chosen_lsn
+    }
+
+    pub fn rests_on(&self, rests_on: RestsOn) -> Lsn {
         match rests_on {
             RestsOn::Nothing => Lsn::default(),
             RestsOn::Acceptance(_) if self.config.durability == Durability::QuorumDisk => {
@@ -331,11 +488,13 @@ impl<P: Procedure> Replica<P> {
             StreamMessage::Promise(_)
             | StreamMessage::Rejected(_)
             | StreamMessage::Accepted(_)
-            | StreamMessage::Fetched(_) => true,
+            | StreamMessage::Fetched(_)
+            | StreamMessage::Rejoined(_) => true,
             StreamMessage::Prepare(_)
             | StreamMessage::Accept(_)
             | StreamMessage::Chosen(_)
-            | StreamMessage::Fetch(_) => false,
+            | StreamMessage::Fetch(_)
+            | StreamMessage::Rejoin(_) => false,
         };
         let is_cast = matches!(message, StreamMessage::Chosen(_));
         let mut bytes = Vec::with_capacity(64);
@@ -354,10 +513,21 @@ impl<P: Procedure> Replica<P> {
         post.send(now, after, outgoing);
     }
 
-    /// Phase 1 is over: the seal of the new epoch is the first thing we propose.
+    /// Phase 1 is over: the seal of the new epoch is the first thing we propose, above everything that
+    /// the stream holds already.
     fn on_led(&mut self, now: Timestamp) {
         let ballot = self.stream.leader();
-        self.store.borrow_mut().epoch = ballot.epoch();
+        let mut store = self.store.borrow_mut();
+        store.epoch = ballot.epoch();
+        assert!(store.batch.is_empty() && self.closed.is_empty(), "a new leader has nothing of its own yet");
+        for slot in (self.stream.floor().0..self.stream.next_slot().0).map(Slot) {
+            let Some((_, batch)) = self.stream.accepted(slot) else { continue };
+            let view = BatchView::parse(batch).expect("a batch is checked before it is accepted");
+            store
+                .clock
+                .observe(view.entries().map(|entry| entry.timestamp).fold(view.promise(), Timestamp::max));
+        }
+        drop(store);
         self.close_batch(now, BatchKind::Seal);
         self.propose(now, Timestamp::default());
     }
@@ -367,16 +537,27 @@ impl<P: Procedure> Replica<P> {
         while let Some((slot, _, batch)) = self.stream.poll_chosen() {
             let view = BatchView::parse(&batch).expect("a batch is checked before it is accepted");
             let promised = Watermark { epoch: view.epoch(), timestamp: view.promise() };
+            self.archive.delivered.on_slot(slot, view.highest(), &self.runs, self.applied);
+            let counts = self.runs.on_slot(view.epoch(), view.kind() == BatchKind::Seal, view.promise());
             let store = &mut *self.store.borrow_mut();
             let ours = self.stream.role() == Role::Leader && view.epoch() == store.epoch;
-            if ours {
-                self.open |= view.kind() == BatchKind::Seal;
-            } else {
+            if !ours {
                 store.epoch = store.epoch.max(view.epoch());
-                self.replay.on_chosen(&batch, store, known);
                 store.clock.observe(promised.timestamp);
+                match counts {
+                    true => self.replay.on_chosen(&batch, store, known),
+                    false => view.entries().for_each(|entry| store.clock.observe(entry.timestamp)),
+                }
             }
-            if view.kind() != BatchKind::Filler {
+            match view.kind() {
+                BatchKind::Seal if ours => self.news.push_back(News::Sealed(self.stream.leader())),
+                BatchKind::Facts => {
+                    self.runs.on_facts(view.epoch());
+                    self.news.push_back(News::Facts(view.epoch(), view.facts().collect()));
+                }
+                _ => {}
+            }
+            if counts && self.may_claim(view.epoch()) {
                 self.applied = self.applied.max(promised);
                 if self.sees_durability() {
                     self.chosen.push_back((slot, promised));
@@ -398,6 +579,11 @@ impl<P: Procedure> Replica<P> {
             Durability::Memory | Durability::QuorumDisk => self.stream.chosen_end(),
             Durability::LeaderDisk => self.stream.chosen_end().min(self.stream.persisted_end()),
         }
+    }
+
+    /// A watermark in an epoch is claimed only once that has opened, and the shard's first stream tells.
+    fn may_claim(&self, epoch: Epoch) -> bool {
+        !self.is_first || self.runs.opened().contains(&epoch) || !rules::on(Rule::FactBeforeOpening)
     }
 
     /// Where only the leader's log counts, only the leader knows; the others hear of it in the exchange.

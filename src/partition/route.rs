@@ -11,6 +11,7 @@ use super::ports::Ports;
 use super::post::{Asker, Note, Outgoing};
 use crate::bounds::{PARK_NS_MAX, PARKED_MAX, PREPARE_TIMEOUT_NS, SNAPSHOT_WAIT_NS_MAX};
 use crate::config::Config;
+use crate::paxos::Ignored;
 use crate::rules::{self, Rule};
 use crate::txn::{Abort, Commit, Known, PrepareRequest, Procedure, Rows, Span, Ticket, too_far_ahead};
 use crate::types::{Epoch, Lsn, NodeId, PartitionId, Timestamp, TxnId, Value, Watermark};
@@ -102,6 +103,22 @@ impl<P: Procedure> Core<P> {
             | Message::Commit { .. }
             | Message::Abort { .. }
             | Message::Inquire { .. } => self.on_request(now, asker, now, message, bytes),
+            Message::Election { shard, from, message } => {
+                self.acknowledge(now, asker);
+                self.on_election(now, shard, from, message);
+            }
+            Message::CheckpointFetch { partition, checkpoint, offset, .. } => {
+                self.on_checkpoint_fetch(now, asker, partition, (checkpoint, offset), ports);
+            }
+            Message::CheckpointPart { partition, from, checkpoint, offset, total, bytes } => {
+                self.acknowledge(now, asker);
+                let part = (offset, total, bytes);
+                self.on_checkpoint_part(now, (partition, from), checkpoint, part, ports);
+            }
+            Message::CheckpointPending { partition, from } => {
+                self.acknowledge(now, asker);
+                self.on_checkpoint_pending(now, partition, from);
+            }
             reply => {
                 self.acknowledge(now, asker);
                 self.on_reply(now, reply);
@@ -124,8 +141,19 @@ impl<P: Procedure> Core<P> {
             self.stats_mut().malformed += 1;
             return self.acknowledge(now, asker);
         };
-        if self.replicas[at].on_stream(from, message).is_err() {
+        if !self.lets_through(now, partition, &message) {
             self.stats_mut().stream_ignored += 1;
+            return self.acknowledge(now, asker);
+        }
+        let leads = is_of_leader(&message);
+        if let Err(ignored) = self.replicas[at].on_stream(from, message) {
+            self.stats_mut().stream_ignored += 1;
+            if ignored == Ignored::Truncated {
+                self.give_way(now, at, from);
+            }
+        }
+        if leads {
+            self.note_leader(now, partition, from);
         }
         self.run_stream(at, now, ports, &mut asker);
         // Nothing was answered, or not to the caller: it is told that its message has arrived.
@@ -192,7 +220,15 @@ impl<P: Procedure> Core<P> {
             Message::Inquire { partition, txn, .. } => {
                 let call = Call { now, asker, partition, txn };
                 let Some(at) = self.leading(call) else { return };
-                let verdict = self.replicas[at].coordinator.verdict(txn);
+                let replica = &self.replicas[at];
+                let verdict = match txn.epoch == replica.epoch() {
+                    true => replica.coordinator.verdict(txn),
+                    // Decided, if at all, by a leader before us: what survived of that is in the log.
+                    false => {
+                        let recovered = replica.store.borrow().recovered(txn, &self.knowledge);
+                        recovered.unwrap_or(Verdict::Aborted)
+                    }
+                };
                 self.answer(call, &Message::Decision { partition, txn, verdict });
             }
             _ => self.acknowledge(now, asker),
@@ -374,7 +410,7 @@ impl<P: Procedure> Core<P> {
     /// Lets the coordinator forget a decision that it was asked for: its `Commit` may not have got here.
     fn report_done(&mut self, call: Call, at: usize) {
         let Call { now, partition, txn, .. } = call;
-        let leader = self.leaders[usize::from(self.config.shard_of(txn.home).0)];
+        let leader = self.leader_of(self.config.shard_of(txn.home));
         let Some(to) = self.config.endpoint_of(leader, txn.home) else { return };
         let mut message = Vec::with_capacity(64);
         Message::Done { partition, epoch: self.replicas[at].epoch(), txn }.encode_into(&mut message);
@@ -392,7 +428,7 @@ impl<P: Procedure> Core<P> {
 
     pub(super) fn inquire(&mut self, at: usize, now: Timestamp, txn: TxnId) {
         let shard = self.config.shard_of(txn.home);
-        let leader = self.leaders[usize::from(shard.0)];
+        let leader = self.leader_of(shard);
         let Some(to) = self.config.endpoint_of(leader, txn.home) else { return };
         let epoch = self.knowledge.epoch(shard);
         let mut message = Vec::with_capacity(64);
@@ -445,7 +481,9 @@ impl<P: Procedure> Core<P> {
             }
         }
         self.settle_risen();
-        self.replicas[at].applied().timestamp >= token.timestamp
+        let replica = &self.replicas[at];
+        let settled = replica.unsettled().is_none_or(|lowest| lowest > token.timestamp);
+        replica.applied().timestamp >= token.timestamp && (settled || !rules::on(Rule::EpochInSnapshot))
     }
 
     fn snapshot_read(
@@ -556,7 +594,7 @@ impl<P: Procedure> Core<P> {
     }
 
     /// Frees the caller's slot when there is nothing to say.
-    fn acknowledge(&mut self, now: Timestamp, asker: Asker) {
+    pub(super) fn acknowledge(&mut self, now: Timestamp, asker: Asker) {
         if let Asker::Session(_) = asker {
             self.post.send(now, Lsn::default(), Outgoing::Answer { to: asker, message: Vec::new() });
         }
@@ -611,7 +649,20 @@ fn plausible(config: &Config, from: NodeId, message: &Message<'_>) -> bool {
         }
         Message::Exchange { .. } => true,
         Message::Stream { from: sender, .. } => from == *sender,
+        Message::CheckpointFetch { partition, from: sender, .. }
+        | Message::CheckpointPart { partition, from: sender, .. }
+        | Message::CheckpointPending { partition, from: sender } => from == *sender && hosts(*partition),
+        Message::Election { shard, from: sender, .. } => {
+            let replicas = config.shards.get(usize::from(shard.0)).map(|shard| &shard.replicas);
+            from == *sender && replicas.is_some_and(|replicas| replicas.contains(&from))
+        }
     }
+}
+
+/// Whether only a leader says such a thing. A leader that has restarted asks about what it forgot, in the name
+/// of nobody: were that a sign of life of its reign, its followers would wait for it for ever.
+fn is_of_leader(message: &StreamMessage) -> bool {
+    matches!(message, StreamMessage::Accept(_) | StreamMessage::Chosen(_) | StreamMessage::Fetched(_))
 }
 
 /// Whether every batch in a stream message is one: what is accepted must be replayed one day.

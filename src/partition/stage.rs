@@ -1,40 +1,147 @@
-//! What the tests of this layer put a core on: a log and a board that only remember, and frames carried
-//! by hand.
+//! What the tests of this layer put a core on: a log, checkpoints and a board that only remember, and frames
+//! carried by hand.
 #![forbid(unsafe_code)]
 
+use super::checkpoint::cluster_of;
 use super::core::Core;
 use super::driver::{Mode, Submit};
-use super::ports::{Log, Marks, Ports};
+use super::ports::{CheckpointEvent, CheckpointPart, Checkpoints, Log, Marks, Origin, Ports};
+use super::recovery::Recovery;
+use super::replica::Replica;
+use crate::bounds::{CHECKPOINT_LOG_STEP_BYTES, CHECKPOINT_WRITE_BYTES_MAX};
 use crate::config::{Config, Durability, LocalCluster, Routing, Table};
 use crate::txn::{Abort, Procedure, Reply, Txn};
-use crate::types::{CoreId, Endpoint, Lsn, NodeId, PartitionId, ShardId, TableId, Timestamp, Watermark};
-use crate::wal::{Record, RecordKind};
+use crate::types::{
+    CoreId, Endpoint, Lsn, NodeId, PartitionId, ShardId, Slot, TableId, Timestamp, Watermark,
+};
+use crate::wal::checkpoint::CheckpointReader;
+use crate::wal::{OwnedRecord, Record, RecordKind, RecordView};
 use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 pub const T: TableId = TableId(0);
 pub const NOW: Timestamp = Timestamp(1_000_000_000_000);
 
-/// A log that is durable when the test says so.
+/// A log that is durable when the test says so. Every record of it is a step of its own.
 #[derive(Default)]
 pub struct PaperLog {
-    pub kinds: Vec<RecordKind>,
+    pub records: VecDeque<OwnedRecord>,
+    appended: u64,
+    durable: Lsn,
+    pub wants_checkpoint: bool,
+    /// Acceptances that were cut off since somebody looked.
+    pub cut: Vec<(PartitionId, Slot)>,
 }
 
 impl PaperLog {
     pub fn end(&self) -> Lsn {
-        Lsn(self.kinds.len() as u64)
+        Lsn(self.appended * CHECKPOINT_LOG_STEP_BYTES)
+    }
+
+    /// What was not durable is gone.
+    pub fn crash(&mut self) {
+        self.records.retain(|record| record.lsn <= self.durable);
+        self.wants_checkpoint = false;
     }
 }
 
 impl Log for PaperLog {
     fn append(&mut self, record: &Record<'_>) -> Lsn {
-        self.kinds.push(record.kind);
-        self.end()
+        self.appended += 1;
+        let lsn = self.end();
+        self.records.push_back(OwnedRecord::from(RecordView { lsn, record: *record }));
+        lsn
     }
 
     fn room(&self) -> usize {
         usize::MAX
+    }
+
+    /// Votes are kept, as a disk keeps them beside the log.
+    fn truncate(&mut self, below: Lsn) {
+        assert!(below <= self.end(), "cut at {below:?}, behind the end at {:?}", self.end());
+        let gone = |record: &OwnedRecord| record.lsn <= below && record.kind == RecordKind::Accept;
+        self.cut
+            .extend(self.records.iter().filter(|record| gone(record)).map(|one| (one.partition, one.slot)));
+        self.records.retain(|record| !gone(record));
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        self.wants_checkpoint
+    }
+}
+
+/// Checkpoints on paper: done as soon as somebody looks.
+#[derive(Default)]
+pub struct PaperCheckpoints {
+    pub committed: BTreeMap<PartitionId, Vec<u8>>,
+    drafts: [Option<(PartitionId, Vec<u8>)>; 2],
+    events: VecDeque<CheckpointEvent>,
+    /// No space: whatever is committed fails.
+    pub full: bool,
+    /// Takes nothing in of our own.
+    pub slow: bool,
+}
+
+impl PaperCheckpoints {
+    pub fn crash(&mut self) {
+        self.drafts = [None, None];
+        self.events.clear();
+    }
+
+    pub fn is_writing(&self, origin: Origin) -> bool {
+        self.drafts[origin as usize].is_some()
+    }
+}
+
+impl Checkpoints for PaperCheckpoints {
+    fn begin(&mut self, origin: Origin, partition: PartitionId) -> bool {
+        let draft = &mut self.drafts[origin as usize];
+        let begins = draft.is_none();
+        if begins {
+            *draft = Some((partition, Vec::new()));
+        }
+        begins
+    }
+
+    fn room(&self, origin: Origin) -> usize {
+        let slow = self.slow && origin == Origin::Own;
+        if self.is_writing(origin) && !slow { CHECKPOINT_WRITE_BYTES_MAX } else { 0 }
+    }
+
+    fn write(&mut self, origin: Origin, bytes: &[u8]) {
+        assert!(bytes.len() <= self.room(origin));
+        self.drafts[origin as usize].as_mut().unwrap().1.extend_from_slice(bytes);
+    }
+
+    fn commit(&mut self, origin: Origin) {
+        let (partition, bytes) = self.drafts[origin as usize].take().unwrap();
+        if self.full {
+            return self.events.push_back(CheckpointEvent::Failed { origin, partition });
+        }
+        self.committed.insert(partition, bytes);
+        self.events.push_back(CheckpointEvent::Committed { origin, partition });
+    }
+
+    fn abandon(&mut self, origin: Origin) {
+        self.drafts[origin as usize] = None;
+    }
+
+    fn read(&mut self, partition: PartitionId, offset: u64, bytes: usize, ticket: u64) -> bool {
+        let part = self.committed.get(&partition).map(|whole| {
+            let from = whole.len().min(offset as usize);
+            let to = whole.len().min(from + bytes);
+            let checkpoint = u32::from_le_bytes(whole[8..12].try_into().unwrap());
+            CheckpointPart { checkpoint, total: whole.len() as u64, offset, bytes: whole[from..to].to_vec() }
+        });
+        self.events.push_back(CheckpointEvent::Read { ticket, part });
+        true
+    }
+
+    fn poll(&mut self) -> Option<CheckpointEvent> {
+        self.events.pop_front()
     }
 }
 
@@ -43,12 +150,14 @@ impl Log for PaperLog {
 pub struct PaperBoard {
     marks: RefCell<Vec<Watermark>>,
     shards: RefCell<Vec<(Watermark, Timestamp)>>,
+    leases: RefCell<Vec<Timestamp>>,
 }
 
 impl PaperBoard {
     pub fn new(config: &Config) -> PaperBoard {
         let marks = RefCell::new(vec![Watermark::default(); config.partition_count()]);
-        PaperBoard { marks, shards: RefCell::new(vec![Default::default(); config.shards.len()]) }
+        let leases = RefCell::new(vec![Timestamp::default(); config.shards.len()]);
+        PaperBoard { marks, shards: RefCell::new(vec![Default::default(); config.shards.len()]), leases }
     }
 }
 
@@ -79,6 +188,14 @@ impl Marks for PaperBoard {
 
     fn wanted(&self, shard: ShardId) -> Timestamp {
         self.shards.borrow()[usize::from(shard.0)].1
+    }
+
+    fn publish_lease(&self, shard: ShardId, until: Timestamp) {
+        self.leases.borrow_mut()[usize::from(shard.0)] = until;
+    }
+
+    fn lease(&self, shard: ShardId) -> Timestamp {
+        self.leases.borrow()[usize::from(shard.0)]
     }
 }
 
@@ -121,8 +238,11 @@ pub struct Node {
     pub me: Endpoint,
     pub core: Core<Plan>,
     pub log: PaperLog,
+    pub checkpoints: PaperCheckpoints,
     pub board: PaperBoard,
     pub now: Timestamp,
+    config: Rc<Config>,
+    lives: u64,
     /// A log that writes as fast as it is written to.
     pub writes_at_once: bool,
 }
@@ -130,14 +250,80 @@ pub struct Node {
 impl Node {
     pub fn new(config: &Rc<Config>, node: u16) -> Node {
         let me = Endpoint { node: NodeId(node), core: CoreId(0) };
-        let (log, board) = (PaperLog::default(), PaperBoard::new(config));
-        Node { me, core: Core::new(config, me, 1, 7), log, board, now: NOW, writes_at_once: true }
+        Node {
+            me,
+            core: Core::new(config, me, 1, 7),
+            log: PaperLog::default(),
+            checkpoints: PaperCheckpoints::default(),
+            board: PaperBoard::new(config),
+            now: NOW,
+            config: config.clone(),
+            lives: 1,
+            writes_at_once: true,
+        }
+    }
+
+    /// Crashes, and starts again from what its disk holds.
+    pub fn restart(&mut self) {
+        let recovery = self.recovery();
+        self.start_again(recovery);
+    }
+
+    /// Crashes, and starts again as one whose disk was emptied.
+    pub fn rebuild(&mut self) {
+        (self.log.records, self.checkpoints) = Default::default();
+        self.start_again(Recovery::rebuilding());
+    }
+
+    fn start_again(&mut self, recovery: Recovery) {
+        self.lives += 1;
+        self.log.crash();
+        self.checkpoints.crash();
+        self.board = PaperBoard::new(&self.config);
+        self.core = Core::restored(&self.config, self.me, self.lives, self.lives, recovery);
+    }
+
+    /// What a start would find.
+    fn recovery(&self) -> Recovery {
+        let mut recovery = Recovery::default();
+        for (partition, bytes) in &self.checkpoints.committed {
+            let mut reader = CheckpointReader::new(cluster_of(&self.config), *partition);
+            // In pieces that fit nothing.
+            for piece in bytes.chunks(777) {
+                reader.feed(piece, &mut |piece| recovery.on_checkpoint(&self.config, piece)).unwrap();
+            }
+            reader.finish().unwrap();
+        }
+        for record in self.log.records.iter().filter(|record| record.lsn <= self.log.durable) {
+            let OwnedRecord { lsn, kind, partition, ballot, slot, ref payload } = *record;
+            let record = Record { kind, partition, ballot, slot, payload };
+            recovery.on_record(&RecordView { lsn, record });
+        }
+        recovery
+    }
+
+    /// Every key of a partition with its newest version.
+    pub fn rows(&self, partition: u16) -> Vec<Row> {
+        let replica = self.replica(partition);
+        let store = replica.store.borrow();
+        let mut rows = Vec::new();
+        store.tables()[0].scan(b"", None, |key, version| {
+            if let Some(value) = &version.value {
+                rows.push((key.to_vec(), version.timestamp, value.to_vec()));
+            }
+            ControlFlow::Continue(())
+        });
+        rows
+    }
+
+    pub fn replica(&self, partition: u16) -> &Replica<Plan> {
+        self.core.replicas().iter().find(|replica| replica.id == PartitionId(partition)).unwrap()
     }
 
     /// One that leads what it may lead.
     pub fn open(config: &Rc<Config>, node: u16) -> Node {
         let mut node = Node::new(config, node);
-        for _ in 0..4 {
+        for _ in 0..8 {
             node.turn();
         }
         assert!(node.core.replicas().iter().any(|replica| replica.open));
@@ -146,8 +332,8 @@ impl Node {
 
     /// A turn with these submissions, each to the partition of its number; who was refused.
     pub fn turn_with(&mut self, plans: Vec<(u16, Plan)>) -> usize {
-        let Node { core, log, board, now, .. } = self;
-        let mut ports = Ports { log, board };
+        let Node { core, log, checkpoints, board, now, .. } = self;
+        let mut ports = Ports { log, checkpoints, board };
         core.begin_turn(*now, &mut ports);
         let mut refused = 0;
         for (token, (home, plan)) in (0..).zip(plans) {
@@ -167,6 +353,7 @@ impl Node {
 
     /// Everything appended is durable.
     pub fn flush(&mut self) {
+        self.log.durable = self.log.end();
         self.core.on_durable(self.now, self.log.end());
     }
 
@@ -191,11 +378,19 @@ impl Node {
 
 /// Turns of all nodes, with frames between them, until nobody has any more to say.
 pub fn converse(nodes: &mut [Node]) {
+    converse_without(nodes, None);
+}
+
+/// As `converse`, but nothing gets to a node that is cut off, or away from it.
+pub fn converse_without(nodes: &mut [Node], absent: Option<u16>) {
     for _ in 0..ROUNDS_MAX {
         let mut sent = 0;
         for at in 0..nodes.len() {
             nodes[at].turn();
             for (to, frame) in nodes[at].frames() {
+                if absent.is_some_and(|absent| [nodes[at].me.node, to.node].contains(&NodeId(absent))) {
+                    continue;
+                }
                 sent += 1;
                 let Some(node) = nodes.iter_mut().find(|node| node.me == to) else { continue };
                 let now = node.now;
@@ -208,5 +403,16 @@ pub fn converse(nodes: &mut [Node]) {
     }
     panic!("still talking after {ROUNDS_MAX} rounds of one instant");
 }
+
+/// Lets time pass, in steps, while all but one converse.
+pub fn live_without(nodes: &mut [Node], absent: Option<u16>, ns: u64, step_ns: u64) {
+    for _ in 0..ns / step_ns {
+        nodes.iter_mut().for_each(|node| node.pass(step_ns));
+        converse_without(nodes, absent);
+    }
+}
+
+/// A key, and the timestamp and value of its newest version.
+pub type Row = (Vec<u8>, Timestamp, Vec<u8>);
 
 const ROUNDS_MAX: usize = 1_000;

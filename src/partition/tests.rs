@@ -5,13 +5,15 @@ use super::post::Parcel;
 use super::stage::{Node, Plan, T, config, converse, reading, writing};
 use super::*;
 use crate::bounds::{
-    KIB, MAX_SPECULATION_NS, MS, PARK_NS_MAX, PARKED_MAX, VALUE_BYTES_MAX, WINDOW_ENTRIES_MAX,
+    ELECTION_TIMEOUT_NS_MAX, KIB, MAX_SPECULATION_NS, MS, PARK_NS_MAX, PARKED_MAX, VALUE_BYTES_MAX,
+    WINDOW_ENTRIES_MAX,
 };
 use crate::config::Durability;
 use crate::rpc::{Event, Rpc};
 use crate::txn::{Abort, BusyWith, Reply};
 use crate::types::{Ballot, CoreId, Endpoint, NodeId, PartitionId, Timestamp, TxnId};
 use crate::wire::{Deps, Message, WriteRef};
+use std::rc::Rc;
 
 const OURS: PartitionId = PartitionId(0);
 const THEIRS: PartitionId = PartitionId(1);
@@ -75,8 +77,11 @@ fn deliver(node: &mut Node, is_request: bool, message: &Message<'_>) {
     let mut bytes = Vec::new();
     message.encode_into(&mut bytes);
     let Node { core, log, board, now, .. } = node;
-    let parcel = Parcel { from: CoreId(0), is_request, message: bytes };
-    core.on_parcel(*now, parcel, &mut Ports { log, board });
+    let parcel = Parcel {
+        from: CoreId(0),
+        cargo: if is_request { Cargo::Request(bytes) } else { Cargo::Message(bytes) },
+    };
+    core.on_parcel(*now, parcel, &mut Ports { log, checkpoints: &mut NoCheckpoints, board });
 }
 
 /// Locks a key of our partition.
@@ -128,9 +133,12 @@ fn who_is_parked_goes_on_when_the_lock_goes_in_the_order_of_coming() {
     assert!(timestamps.len() == 2 && timestamps.is_sorted(), "{timestamps:?}");
 }
 
-/// The leader of our shard, cut off from the coordinators at the other.
+/// The leader of our shard, cut off from the coordinators at the other, and patient.
 fn cut_off() -> Node {
-    let mut nodes = [0, 1, 2].map(|node| Node::new(&config(2, 3, Durability::Memory), node));
+    let mut patient = (*config(2, 3, Durability::Memory)).clone();
+    patient.election_timeout_ns = ELECTION_TIMEOUT_NS_MAX;
+    let patient = Rc::new(patient);
+    let mut nodes = [0, 1, 2].map(|node| Node::new(&patient, node));
     converse(&mut nodes);
     let [mut node, ..] = nodes;
     assert!(node.core.replicas()[0].open);

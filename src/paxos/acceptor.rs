@@ -9,6 +9,8 @@
 //!   3. Slots are held in `floor..end` only, and `bytes` is the size of what they hold.
 //!   4. `floor <= persisted_end <= end`; every slot in `floor..persisted_end` is held and durable.
 //!
+//! After a restart the log hands back what it held ([`Acceptor::restored`]); nothing is persisted again.
+//!
 //! Not here: which slots are chosen (`learner`), hence which may be dropped: the caller says.
 #![forbid(unsafe_code)]
 
@@ -22,7 +24,7 @@ pub(super) struct Acceptor {
     promised: Ballot,
     /// The highest promise our log is known to hold. Monotone, at most `promised`.
     vote_durable: Ballot,
-    /// Slot `s` lives at `s % ring.len()`. Sized once, in `new`.
+    /// Slot `s` lives at `s % ring.len()`. Sized in `new`; see `grow`.
     ring: Box<[Option<Held>]>,
     /// The oldest slot still kept. Monotone.
     floor: Slot,
@@ -65,6 +67,32 @@ impl Acceptor {
         }
     }
 
+    /// What the log held. A checkpoint may be older than what memory dropped before the restart, so the tail
+    /// of the log may be longer than the ring: the ring then grows, this once, since an acceptance that
+    /// was told must not be forgotten.
+    pub fn restored(limits: Limits, promised: Ballot, floor: Slot, accepted: Vec<Entry>) -> Acceptor {
+        let end = accepted.iter().map(|entry| entry.slot.next()).max().map_or(floor, |end| end.max(floor));
+        let mut acceptor =
+            Acceptor { promised, vote_durable: promised, floor, end: floor, ..Acceptor::new(limits) };
+        acceptor.grow(end);
+        acceptor.end = end;
+        for Entry { slot, ballot, batch } in accepted {
+            assert!(ballot <= promised, "{slot:?} accepted under {ballot:?}, promised {promised:?}");
+            if slot < floor || acceptor.held(slot).is_some_and(|held| held.ballot >= ballot) {
+                continue;
+            }
+            acceptor.bytes += batch.len();
+            let held = Held { ballot, batch, durable: true, votes: VoteSet::default() };
+            let place = acceptor.place(slot);
+            if let Some(old) = acceptor.ring[place].replace(held) {
+                acceptor.bytes -= old.batch.len();
+            }
+        }
+        acceptor.persisted_end = floor;
+        acceptor.advance_persisted();
+        acceptor
+    }
+
     /// Phase 1b. Also how a leader we did not vote for is followed: a promise may always be raised.
     pub fn promise(&mut self, ballot: Ballot, out: &mut Vec<Effect>) {
         assert!(ballot > self.promised, "{ballot:?} after {:?}", self.promised);
@@ -98,9 +126,7 @@ impl Acceptor {
             return false;
         }
         held.durable = true;
-        while self.held(self.persisted_end).is_some_and(|held| held.durable) {
-            self.persisted_end = self.persisted_end.next();
-        }
+        self.advance_persisted();
         true
     }
 
@@ -128,6 +154,34 @@ impl Acceptor {
         while self.floor < limit {
             self.drop_oldest();
         }
+    }
+
+    /// Makes places for every slot below `end`, which others hold already. Only a restart and a recovery may
+    /// need it: everything else waits until there is room.
+    pub fn grow(&mut self, end: Slot) {
+        let span = usize::try_from(end.0 - self.floor.0).expect("others hold no more slots than memory");
+        if span <= self.ring.len() {
+            return;
+        }
+        self.limits.retained_slots = span.next_power_of_two();
+        let ring = (0..self.limits.retained_slots).map(|_| None).collect();
+        let mut old = std::mem::replace(&mut self.ring, ring);
+        let mask = old.len() - 1;
+        for slot in (self.floor.0..self.end.0).map(Slot) {
+            let place = self.place(slot);
+            self.ring[place] = old[slot.0 as usize & mask].take();
+        }
+    }
+
+    /// A durable checkpoint holds every slot below `to`: what our log holds there is needed no longer.
+    pub fn jump(&mut self, to: Slot) {
+        while self.floor < to.min(self.end) {
+            self.take_oldest();
+        }
+        self.floor = self.floor.max(to);
+        self.end = self.end.max(to);
+        self.persisted_end = self.persisted_end.max(to);
+        self.advance_persisted();
     }
 
     /// Drops slots below `limit` while more bytes are held than the bound allows.
@@ -221,10 +275,20 @@ impl Acceptor {
 
     fn drop_oldest(&mut self) {
         assert!(self.floor < self.persisted_end, "{:?} is not in our log yet", self.floor);
+        self.take_oldest();
+    }
+
+    fn take_oldest(&mut self) {
         let place = self.place(self.floor);
         let held = self.ring[place].take();
         self.bytes -= held.map_or(0, |held| held.batch.len());
         self.floor = self.floor.next();
+    }
+
+    fn advance_persisted(&mut self) {
+        while self.held(self.persisted_end).is_some_and(|held| held.durable) {
+            self.persisted_end = self.persisted_end.next();
+        }
     }
 
     fn has_place(&self, slot: Slot) -> bool {

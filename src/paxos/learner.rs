@@ -29,8 +29,11 @@ pub(super) struct Learner {
     held_end: Slot,
     /// Every slot below it is chosen or has our own vote under `leader`. Monotone under one leader.
     voted_end: Slot,
-    /// Every replica knows every slot below it to be chosen. Monotone.
+    /// Every replica knows every slot below it to be chosen, as the leader said last. Falls back when one of
+    /// them restarts and knows less.
     known_everywhere: Slot,
+    /// Our log knows every slot below it to be chosen. Monotone.
+    known_durable: Slot,
     /// A fetch is under way, from this slot.
     fetching: Option<Slot>,
     /// Our own vote counts only once our log holds it.
@@ -55,9 +58,40 @@ impl Learner {
             held_end: Slot(0),
             voted_end: Slot(0),
             known_everywhere: Slot(0),
+            known_durable: Slot(0),
             fetching: None,
             own_vote_needs_disk,
         }
+    }
+
+    /// After a restart. What is known of a leader is that of the highest ballot under which we accepted
+    /// anything; everything below `floor` is in the checkpoint, and what the leader called chosen above it we
+    /// are told again.
+    /// `chosen_end` is what the log knew: as far as it holds the slots, they are chosen as they are held.
+    pub fn restored(
+        own_vote_needs_disk: bool,
+        floor: Slot,
+        chosen_end: Slot,
+        acceptor: &Acceptor,
+    ) -> Learner {
+        let held = (floor.0..acceptor.end().0).filter_map(|slot| acceptor.held(Slot(slot)));
+        let leader = held.map(|held| held.ballot).max().unwrap_or_default();
+        let mut learner = Learner { leader, ..Learner::new(own_vote_needs_disk) };
+        let mut known = floor;
+        while known < chosen_end && acceptor.held(known).is_some() {
+            known = known.next();
+        }
+        (learner.delivered, learner.chosen_end, learner.known_durable) = (floor, known, known);
+        learner.advance(acceptor);
+        learner
+    }
+
+    /// The host holds the state that every slot below `to` leads to.
+    pub fn jump(&mut self, to: Slot, acceptor: &Acceptor) {
+        self.delivered = self.delivered.max(to);
+        self.chosen_end = self.chosen_end.max(to);
+        self.fetching = None;
+        self.advance(acceptor);
     }
 
     /// A new leader: what was held under the old one and not known chosen, is held no longer.
@@ -78,15 +112,15 @@ impl Learner {
     }
 
     pub fn hear_known_everywhere(&mut self, end: Slot) {
-        self.known_everywhere = self.known_everywhere.max(end);
+        self.known_everywhere = end;
     }
 
     /// Draws every conclusion a follower can: first from what the leader says is chosen, then from
-    /// the two votes it knows of.
-    pub fn learn_as_follower(&mut self, acceptor: &Acceptor, quorum: &Quorum) {
+    /// the two votes it knows of, unless its own does not count (`votes`).
+    pub fn learn_as_follower(&mut self, acceptor: &Acceptor, quorum: &Quorum, votes: bool) {
         self.advance(acceptor);
         self.choose_through(self.heard.chosen_end.min(self.held_end), acceptor);
-        if quorum.is_majority_of_two() {
+        if votes && quorum.is_majority_of_two() {
             self.choose_through(self.heard.voted_end.min(self.voted_end), acceptor);
         }
     }
@@ -129,12 +163,14 @@ impl Learner {
     }
 
     /// Slots known chosen that we lack, if nobody has been asked for them. A slot not chosen yet is
-    /// not missed: it may be on its way, and if it is lost, the leader sends it again.
-    pub fn take_missing(&mut self, acceptor: &Acceptor) -> Option<(Slot, Slot)> {
+    /// not missed: it may be on its way, and if it is lost, the leader sends it again. Unless `all` is
+    /// wanted, by one that cannot vote before it has it.
+    pub fn take_missing(&mut self, all: bool, acceptor: &Acceptor) -> Option<(Slot, Slot)> {
         if self.fetching.is_some() {
             return None;
         }
-        self.ask(self.heard.chosen_end, acceptor)
+        let proposed = if all { self.heard.next_slot } else { Slot(0) };
+        self.ask(self.heard.chosen_end.max(proposed), acceptor)
     }
 
     /// What to ask for when a timer says that what we waited for is overdue.
@@ -144,6 +180,11 @@ impl Learner {
 
     pub fn on_fetched(&mut self) {
         self.fetching = None;
+    }
+
+    /// Every slot below `end` is chosen or held under `leader`, in our log too where votes need that.
+    pub fn holds_whole(&self, end: Slot, acceptor: &Acceptor) -> bool {
+        self.held_end >= end && (!self.own_vote_needs_disk || acceptor.persisted_end() >= end)
     }
 
     pub fn leader(&self) -> Ballot {
@@ -164,6 +205,15 @@ impl Learner {
 
     pub fn voted_end(&self) -> Slot {
         self.voted_end
+    }
+
+    pub fn on_chosen_persisted(&mut self, end: Slot) {
+        self.known_durable = self.known_durable.max(end);
+    }
+
+    /// Every slot below it we know to be chosen, and still will after a restart if that is to count.
+    pub fn known_for_good(&self) -> Slot {
+        if self.own_vote_needs_disk { self.known_durable.min(self.chosen_end) } else { self.chosen_end }
     }
 
     pub fn known_everywhere(&self) -> Slot {

@@ -7,17 +7,24 @@
 //! | file | is |
 //! |---|---|
 //! | `stream` | the whole: routes messages between the parts below, and owns the invariants |
+//! | `stream/catch_up` | slots that are missing, and checkpoints that replace them |
+//! | `stream/rejoin` | restart, with and without memory of what was promised and accepted |
 //! | `acceptor` | what this replica has promised and accepted |
 //! | `proposer` | a candidate's recovery, a leader's pipeline |
 //! | `learner` | which slots are chosen, which are missing here |
 //! | `quorum` | who votes, and how many votes are enough |
 //! | `message` | what replicas say to each other |
 //!
-//! Not here: when to campaign and at which ballot (the shard's election), what a batch means, seals
-//! and epochs, the bytes of messages (`wire`) and of records (`wal`), restart and checkpoints.
+//! Beside the streams of a shard stands its [`Election`] (`election`), which says when to campaign and at which
+//! ballot, and who holds the leader's lease. The two know nothing of each other: the host carries
+//! ballots between them.
+//!
+//! Not here: what a batch means, seals and epochs, the bytes of messages (`wire`) and of records (`wal`),
+//! the files and bytes of a checkpoint.
 #![forbid(unsafe_code)]
 
 mod acceptor;
+mod election;
 mod learner;
 mod message;
 mod proposer;
@@ -26,10 +33,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use election::{Election, ElectionConfig, ElectionEffect};
 pub use message::{
-    Accept, Accepted, Batch, Chosen, Entry, Fetch, Fetched, PaxosMessage, Prepare, Promise, Rejected,
+    Accept, Accepted, Batch, Chosen, ElectionMessage, Entry, Fetch, Fetched, PaxosMessage, Prepare, Promise,
+    Rejected, Rejoin, Rejoined,
 };
-pub use stream::{Role, Stream, StreamConfig};
+pub use stream::{Forgot, Restored, Role, Stream, StreamConfig};
 
 use crate::bounds::{
     FETCH_BYTES_MAX, FETCH_SLOTS_MAX, PIPELINE_SLOTS, RETAINED_BYTES_MAX, RETAINED_SLOTS_MAX,
@@ -96,6 +105,8 @@ pub enum Ignored {
     Duplicate,
     /// The peer no longer keeps what we lack.
     Truncated,
+    /// One of us has forgotten what it promised or accepted, and does not vote yet.
+    Forgetful,
     /// No correct replica would say this.
     Malformed,
 }

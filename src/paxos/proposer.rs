@@ -8,6 +8,8 @@
 //!   1. An acceptor counts only when its parts cover every slot from the candidate's base on.
 //!   2. No part is heard that reports a ballot at or above the candidate's own.
 //!   3. A leader's peer is never believed to hold a slot that was not proposed.
+//!   4. A peer that forgot what it accepted has no vote left that was not counted, until it has voted for
+//!      everything that was proposed when it told so.
 //!
 //! Not here: our own acceptor and the effects; `stream` joins them.
 #![forbid(unsafe_code)]
@@ -85,6 +87,16 @@ impl Candidate {
         Ok(())
     }
 
+    /// Every slot below `end` has since become chosen here: nobody need tell us about it, and those who have
+    /// dropped it can.
+    pub fn skip_chosen(&mut self, end: Slot) {
+        for coverage in &mut self.coverage {
+            coverage.insert(Slot(0), end);
+        }
+        self.best = self.best.split_off(&end);
+        self.chosen_end = self.chosen_end.max(end);
+    }
+
     /// Those that have told us everything.
     pub fn complete(&self) -> VoteSet {
         let mut complete = VoteSet::default();
@@ -145,10 +157,13 @@ pub(super) struct Leader {
     pub ballot: Ballot,
     /// The slot of the next proposal. Monotone.
     pub next_slot: Slot,
-    /// By replica: every slot below has its vote. Our own place stays at 0. Monotone.
+    /// By replica: every slot below has its vote. Our own place stays at 0. Falls back to 0 when it forgot.
     pub through: Vec<Slot>,
-    /// By replica: how far it knows the stream to be chosen. Our own place stays at 0. Monotone.
+    /// By replica: how far it knows the stream to be chosen, when last heard. Our own place stays at 0.
+    /// Falls back when it restarts from an older checkpoint, or messages overtake each other.
     known: Vec<Slot>,
+    /// By replica, if it ever told that it forgot: the restart that was, and where the stream ended then.
+    rejoined: Vec<Option<(u64, Slot)>>,
     /// The chosen end and the voted end that every follower was sent last.
     pub told: (Slot, Slot),
 }
@@ -156,7 +171,25 @@ pub(super) struct Leader {
 impl Leader {
     pub fn new(ballot: Ballot, next_slot: Slot, replicas: usize) -> Leader {
         let ends = vec![Slot(0); replicas];
-        Leader { ballot, next_slot, through: ends.clone(), known: ends, told: (Slot(0), Slot(0)) }
+        let rejoined = vec![None; replicas];
+        Leader { ballot, next_slot, through: ends.clone(), known: ends, rejoined, told: (Slot(0), Slot(0)) }
+    }
+
+    /// A peer restarted and has forgotten what it accepted. True when this is the first we hear of that
+    /// restart: its votes for what is not chosen yet are then not to be counted on.
+    pub fn on_rejoin(&mut self, from: usize, nonce: u64) -> bool {
+        if self.rejoined[from].is_some_and(|(known, _)| known == nonce) {
+            return false;
+        }
+        self.rejoined[from] = Some((nonce, self.next_slot));
+        self.through[from] = Slot(0);
+        self.known[from] = Slot(0);
+        true
+    }
+
+    /// A peer lacks this slot, so it knows no more than those below it to be chosen.
+    pub fn on_lacking(&mut self, from: usize, slot: Slot) {
+        self.known[from] = self.known[from].min(slot);
     }
 
     pub fn on_accepted(&mut self, from: usize, accepted: Accepted) -> Result<(), Ignored> {
@@ -164,8 +197,12 @@ impl Leader {
         if !ends.is_sorted() || accepted.slot >= self.next_slot {
             return Err(Ignored::Malformed);
         }
+        // It votes again only when it has all that (4); so this was said before it restarted.
+        if self.rejoined[from].is_some_and(|(_, end)| accepted.through < end) {
+            return Err(Ignored::StaleReply);
+        }
         self.through[from] = self.through[from].max(accepted.through);
-        self.known[from] = self.known[from].max(accepted.chosen_end);
+        self.known[from] = accepted.chosen_end;
         Ok(())
     }
 

@@ -41,6 +41,10 @@ impl Quorum {
         self.replicas[self.me]
     }
 
+    pub fn at(&self, index: usize) -> NodeId {
+        self.replicas[index]
+    }
+
     pub fn index_of(&self, node: NodeId) -> Option<usize> {
         self.replicas.iter().position(|&replica| replica == node)
     }
@@ -49,6 +53,10 @@ impl Quorum {
     pub fn peers(&self) -> impl Iterator<Item = (usize, NodeId)> + '_ {
         let me = self.me;
         self.replicas.iter().copied().enumerate().filter(move |&(index, _)| index != me)
+    }
+
+    pub fn majority(&self) -> usize {
+        self.majority
     }
 
     pub fn is_majority(&self, votes: VoteSet) -> bool {
@@ -81,6 +89,11 @@ impl VoteSet {
     pub fn insert(&mut self, index: usize) {
         assert!(index < REPLICAS_MAX);
         self.0 |= 1 << index;
+    }
+
+    pub fn remove(&mut self, index: usize) {
+        assert!(index < REPLICAS_MAX);
+        self.0 &= !(1 << index);
     }
 
     pub fn contains(self, index: usize) -> bool {

@@ -1,11 +1,12 @@
 //! One replica of one stream: acceptor, learner and, at times, candidate or leader.
 //!
 //! Four kinds of method, each run to completion: what the host wants (`campaign`, `propose`,
-//! `heartbeat`, `announce`, `resend`, `retain`), what arrived (`on_*`), what there is to take
-//! (`poll_chosen`), and getters. Effects are appended in the order in which they must be carried out.
+//! `heartbeat`, `announce`, `resend`, `retain`, `step_down`, `jump`), what arrived (`on_*`), what there is to
+//! take (`poll_chosen`), and getters. Effects are appended in the order in which they must be carried out.
 //!
 //! Values are pushed until they are chosen (`Accept`, `resend`) and pulled afterwards (`Fetch`), so
-//! the leader keeps no queue for a follower that lags.
+//! the leader keeps no queue for a follower that lags (`catch_up`). A replica that restarts without what it
+//! accepted is a learner until it has a leader's whole log (`rejoin`).
 //!
 //! Invariants (in [`Stream::assert_invariants`], with those of the parts):
 //!   1. No slot is held at a ballot above the leader's, and we promised no less than that.
@@ -13,24 +14,33 @@
 //!   3. A leader holds `chosen_end..next_slot` under its ballot: what is in flight, at most a ring full.
 //!   4. What was not delivered, or is not in our log, is not dropped.
 //!   5. A message that speaks of a promise or acceptance of ours rests on its record.
+//!   6. A replica that has forgotten what it accepted neither campaigns nor votes.
 #![forbid(unsafe_code)]
+
+mod catch_up;
+mod rejoin;
 
 use super::acceptor::Acceptor;
 use super::learner::{Heard, Learner};
-use super::message::{
-    Accept, Accepted, Batch, Chosen, Fetch, Fetched, PaxosMessage, Prepare, Promise, Rejected,
-};
+use super::message::{Accept, Accepted, Batch, Chosen, PaxosMessage, Prepare, Promise, Rejected};
 use super::proposer::{Candidate, Leader};
 use super::quorum::Quorum;
 use super::{Effect, Ignored, Limits, RestsOn};
 use crate::bounds::BATCH_BYTES_MAX;
+use crate::rules::{Rule, on};
 use crate::types::{Ballot, NodeId, Slot};
+use catch_up::TooFarBehind;
+use rejoin::Rejoining;
+pub use rejoin::{Forgot, Restored};
 
 pub struct Stream {
     quorum: Quorum,
     acceptor: Acceptor,
     learner: Learner,
     attempt: Attempt,
+    /// While it lasts, our vote counts nowhere.
+    rejoining: Option<Rejoining>,
+    too_far_behind: TooFarBehind,
 }
 
 pub struct StreamConfig {
@@ -61,20 +71,24 @@ type Outcome = Result<(), Ignored>;
 
 impl Stream {
     pub fn new(config: StreamConfig) -> Stream {
+        let quorum = Quorum::new(config.me, config.replicas);
         Stream {
-            quorum: Quorum::new(config.me, config.replicas),
+            too_far_behind: TooFarBehind::new(quorum.len()),
+            quorum,
             acceptor: Acceptor::new(config.limits),
             learner: Learner::new(config.own_vote_needs_disk),
             attempt: Attempt::None,
+            rejoining: None,
         }
     }
 
     // What the host wants.
 
-    /// Phase 1, for every slot from our chosen end on. `filler` goes into slots nobody accepted
-    /// anything in. Ends in `Led`, in `Deposed`, or, if nobody answers, not at all.
+    /// Phase 1, for every slot from our chosen end on; only when `can_campaign`. `filler` goes into slots
+    /// nobody accepted anything in. Ends in `Led`, in `Deposed`, or, if nobody answers, not at all.
     pub fn campaign(&mut self, ballot: Ballot, filler: Batch, out: &mut Vec<Effect>) {
         assert!(ballot.node == self.quorum.node(), "{ballot:?} is not ours");
+        assert!(self.can_campaign(), "{ballot:?} by a replica that forgot what it accepted");
         assert!(ballot > self.acceptor.promised(), "{ballot:?}, promised {:?}", self.acceptor.promised());
         self.acceptor.promise(ballot, out);
         let base = self.learner.chosen_end();
@@ -82,7 +96,7 @@ impl Stream {
         for (_, to) in self.quorum.peers() {
             let message = PaxosMessage::Prepare(Prepare { ballot, from_slot: base });
             // Even the question rests on the vote: after a restart we must not ask under it again.
-            out.push(Effect::Send { to, message, rests_on: RestsOn::Vote });
+            out.push(Effect::Send { to, message, rests_on: on_the_vote() });
         }
     }
 
@@ -100,6 +114,14 @@ impl Stream {
         match &self.attempt {
             Attempt::Leader(leader) => (leader.next_slot.0 - self.learner.chosen_end().0) as usize,
             Attempt::Candidate(_) | Attempt::None => 0,
+        }
+    }
+
+    /// Another stream of the shard was lost to `by`: this one is no use without it. Our promise stays.
+    pub fn step_down(&mut self, by: Ballot, out: &mut Vec<Effect>) {
+        if self.attempted().is_some() {
+            self.attempt = Attempt::None;
+            out.push(Effect::Deposed { by });
         }
     }
 
@@ -137,8 +159,10 @@ impl Stream {
         self.note_told();
     }
 
-    /// A heartbeat, if it has news that no proposal has carried. Cheap: call it once a turn.
+    /// A leader's heartbeat, if it has news that no proposal has carried; and a replica that had forgotten
+    /// what it accepted votes again, if it has all it waited for. Cheap: call it once a turn.
     pub fn announce(&mut self, out: &mut Vec<Effect>) {
+        self.try_vote_again(out);
         let Attempt::Leader(leader) = &self.attempt else { return };
         let (chosen_told, voted_told) = leader.told;
         // Where two votes are no majority, a follower can do nothing with the second end.
@@ -151,13 +175,16 @@ impl Stream {
     /// A timer of the host, in every role: asks again for what is overdue. A candidate for promises, a
     /// leader for votes (a page of slots at a time, oldest first), a follower for slots it lacks.
     pub fn resend(&mut self, out: &mut Vec<Effect>) {
+        if let Attempt::Candidate(candidate) = &mut self.attempt {
+            candidate.skip_chosen(self.learner.chosen_end());
+        }
         match &self.attempt {
             Attempt::Candidate(candidate) => {
                 let (ballot, complete) = (candidate.ballot, candidate.complete());
                 for (index, to) in self.quorum.peers().filter(|&(index, _)| !complete.contains(index)) {
                     let from_slot = candidate.covered(index);
                     let message = PaxosMessage::Prepare(Prepare { ballot, from_slot });
-                    out.push(Effect::Send { to, message, rests_on: RestsOn::Vote });
+                    out.push(Effect::Send { to, message, rests_on: on_the_vote() });
                 }
                 self.try_lead(out);
             }
@@ -176,6 +203,8 @@ impl Stream {
             Attempt::None => {
                 let overdue = self.learner.take_overdue(&self.acceptor);
                 self.fetch(overdue, out);
+                self.ask_to_rejoin(out);
+                self.try_vote_again(out);
             }
         }
     }
@@ -200,6 +229,8 @@ impl Stream {
             PaxosMessage::Chosen(chosen) => self.on_chosen(from, chosen, out),
             PaxosMessage::Fetch(fetch) => self.on_fetch(from, fetch, out),
             PaxosMessage::Fetched(fetched) => self.on_fetched(from, fetched, out),
+            PaxosMessage::Rejoin(rejoin) => self.on_rejoin(from, rejoin, out),
+            PaxosMessage::Rejoined(rejoined) => self.on_rejoined(from, rejoined, out),
         }
     }
 
@@ -216,9 +247,19 @@ impl Stream {
         }
     }
 
+    /// Our log knows that every slot below `end` is chosen. Only then may others forget them: a replica that
+    /// restarts takes what it holds for chosen only as far as its log says so.
+    pub fn on_chosen_persisted(&mut self, end: Slot) {
+        self.learner.on_chosen_persisted(end);
+    }
+
     /// Phase 1b. Repeated for a ballot already promised: the first answer may be lost.
     pub fn on_prepare(&mut self, from: NodeId, prepare: Prepare, out: &mut Vec<Effect>) -> Outcome {
         let Prepare { ballot, from_slot } = prepare;
+        self.peer(from)?;
+        if self.is_forgetful() {
+            return Err(Ignored::Forgetful);
+        }
         self.heed(from, ballot, out)?;
         let (floor, chosen_end) = (self.acceptor.floor(), self.learner.chosen_end());
         let mut part_from = from_slot.max(floor);
@@ -236,7 +277,7 @@ impl Stream {
             };
             // The vote is behind every acceptance reported here in the wal: it stands for them too.
             let message = PaxosMessage::Promise(promise);
-            out.push(Effect::Send { to: from, message, rests_on: RestsOn::Vote });
+            out.push(Effect::Send { to: from, message, rests_on: on_the_vote() });
             if last {
                 return Ok(());
             }
@@ -250,10 +291,11 @@ impl Stream {
             Attempt::Candidate(candidate) if candidate.ballot == promise.ballot => candidate,
             _ => return Err(Ignored::StaleReply),
         };
+        candidate.skip_chosen(self.learner.chosen_end());
         let floor = promise.floor;
         let heard = candidate.on_promise(index, promise);
         if heard == Err(Ignored::Truncated) {
-            out.push(Effect::Behind { floor, at: from });
+            self.tell_behind(index, floor, out);
         }
         self.try_lead(out);
         heard
@@ -309,61 +351,6 @@ impl Stream {
         Ok(())
     }
 
-    /// A follower lacks slots. Only the leader answers: what it holds is chosen, or its own proposal.
-    pub fn on_fetch(&mut self, from: NodeId, fetch: Fetch, out: &mut Vec<Effect>) -> Outcome {
-        self.peer(from)?;
-        let Fetch { ballot, from_slot, end_slot } = fetch;
-        let leader = match &self.attempt {
-            Attempt::Leader(leader) if leader.ballot == ballot => leader,
-            _ => return Err(Ignored::StaleReply),
-        };
-        if from_slot >= leader.next_slot {
-            return Err(Ignored::BeyondWindow);
-        }
-        let floor = self.acceptor.floor();
-        let (entries, _) = self.acceptor.page(from_slot.max(floor), end_slot.min(leader.next_slot));
-        let fetched = Fetched {
-            ballot,
-            entries: entries.into_iter().map(|entry| (entry.slot, entry.batch)).collect(),
-            floor,
-            chosen_end: self.learner.chosen_end(),
-            voted_end: self.learner.voted_end(),
-        };
-        let message = PaxosMessage::Fetched(fetched);
-        out.push(Effect::Send { to: from, message, rests_on: RestsOn::Nothing });
-        Ok(())
-    }
-
-    /// Every entry is accepted as if it had been proposed to us: the leader proposed it, or it is
-    /// chosen, and then the leader can propose nothing else there.
-    pub fn on_fetched(&mut self, from: NodeId, fetched: Fetched, out: &mut Vec<Effect>) -> Outcome {
-        let Fetched { ballot, entries, floor, chosen_end, voted_end } = fetched;
-        self.follow(from, ballot, out)?;
-        self.learner.on_fetched();
-        let held_before = self.learner.held_end();
-        if floor > held_before {
-            out.push(Effect::Behind { floor, at: from });
-            return Err(Ignored::Truncated);
-        }
-        self.learner.hear(Heard { next_slot: chosen_end, chosen_end, voted_end });
-        let (mut outcome, mut last) = (Ok(()), None);
-        for (slot, batch) in entries {
-            match self.take_entry(slot, batch, out) {
-                Err(Ignored::BeyondWindow) => outcome = Err(Ignored::BeyondWindow),
-                _ => last = Some(slot),
-            }
-            self.learn();
-        }
-        if let Some(slot) = last {
-            self.send_accepted(from, ballot, slot, out);
-        }
-        // A reply that brought nothing must not start the next request, or the two would never rest.
-        if self.learner.held_end() > held_before {
-            self.fetch_missing(out);
-        }
-        outcome
-    }
-
     // What there is to take.
 
     /// The next chosen slot, each exactly once and in order, on every replica. The ballot is the one
@@ -384,6 +371,11 @@ impl Stream {
 
     pub fn promised(&self) -> Ballot {
         self.acceptor.promised()
+    }
+
+    /// A replica that has forgotten what it accepted would not recover what its own votes chose.
+    pub fn can_campaign(&self) -> bool {
+        !self.is_forgetful()
     }
 
     /// The highest ballot under which anyone, perhaps we, was seen to lead. Not proof that it still does.
@@ -455,6 +447,7 @@ impl Stream {
             assert!(self.in_flight() <= self.acceptor.limits().retained_slots); // 3
         }
         assert!(self.acceptor.floor() <= self.droppable()); // 4
+        assert!(self.rejoining.is_none() || self.attempted().is_none()); // 6
     }
 
     // How the parts are joined.
@@ -471,10 +464,12 @@ impl Stream {
         }
         let end = candidate.end().max(self.acceptor.end());
         let room = self.droppable().0 + self.acceptor.limits().retained_slots as u64;
-        if end.0 > room {
+        if end.0 > room && self.droppable() < self.learner.chosen_end() {
             // The tail does not fit beside what the host has not taken yet; `resend` tries again.
             return;
         }
+        // It is longer than our ring where it was kept by one that restarted from an older checkpoint.
+        self.acceptor.grow(end);
         if let Attempt::Candidate(candidate) = std::mem::replace(&mut self.attempt, Attempt::None) {
             self.lead(candidate, end, out);
         }
@@ -513,7 +508,7 @@ impl Stream {
         let promised = self.acceptor.promised();
         if ballot < promised {
             let message = PaxosMessage::Rejected(Rejected { promised });
-            out.push(Effect::Send { to: from, message, rests_on: RestsOn::Vote });
+            out.push(Effect::Send { to: from, message, rests_on: on_the_vote() });
             return Err(Ignored::OldBallot);
         }
         if ballot > promised {
@@ -528,6 +523,7 @@ impl Stream {
         self.heed(from, ballot, out)?;
         if ballot > self.learner.leader() {
             self.learner.follow(ballot);
+            self.ask_to_rejoin(out);
         }
         assert!(ballot == self.learner.leader() && self.attempted().is_none());
         Ok(())
@@ -558,7 +554,8 @@ impl Stream {
     /// Draws every conclusion from what has changed.
     fn learn(&mut self) {
         let Attempt::Leader(leader) = &self.attempt else {
-            return self.learner.learn_as_follower(&self.acceptor, &self.quorum);
+            let votes = self.rejoining.is_none();
+            return self.learner.learn_as_follower(&self.acceptor, &self.quorum, votes);
         };
         self.learner.advance(&self.acceptor);
         let mut end = self.learner.chosen_end();
@@ -576,13 +573,6 @@ impl Stream {
         self.learner.choose_through(end, &self.acceptor);
     }
 
-    fn step_down(&mut self, by: Ballot, out: &mut Vec<Effect>) {
-        if self.attempted().is_some() {
-            self.attempt = Attempt::None;
-            out.push(Effect::Deposed { by });
-        }
-    }
-
     fn send_accept(&self, slot: Slot, to: NodeId, out: &mut Vec<Effect>) {
         let Some(held) = self.acceptor.held(slot) else { panic!("{slot:?} is proposed and not held") };
         let accept = Accept {
@@ -597,25 +587,13 @@ impl Stream {
     }
 
     fn send_accepted(&self, to: NodeId, ballot: Ballot, slot: Slot, out: &mut Vec<Effect>) {
+        if self.is_forgetful() {
+            return;
+        }
         let (through, chosen_end) = (self.learner.held_end(), self.learner.chosen_end());
         let accepted = Accepted { ballot, slot, through, chosen_end };
         let (message, rests_on) = (PaxosMessage::Accepted(accepted), self.acceptor.rests_on());
         out.push(Effect::Send { to, message, rests_on });
-    }
-
-    fn fetch_missing(&mut self, out: &mut Vec<Effect>) {
-        let missing = self.learner.take_missing(&self.acceptor);
-        self.fetch(missing, out);
-    }
-
-    fn fetch(&self, slots: Option<(Slot, Slot)>, out: &mut Vec<Effect>) {
-        let Some((from_slot, end_slot)) = slots else { return };
-        let ballot = self.learner.leader();
-        // One that we followed and have since promised against would only be told that it is deposed.
-        if ballot == self.acceptor.promised() && ballot.node != self.quorum.node() {
-            let message = PaxosMessage::Fetch(Fetch { ballot, from_slot, end_slot });
-            out.push(Effect::Send { to: ballot.node, message, rests_on: RestsOn::Nothing });
-        }
     }
 
     fn note_told(&mut self) {
@@ -632,7 +610,9 @@ impl Stream {
 
     fn known_everywhere(&self) -> Slot {
         match &self.attempt {
-            Attempt::Leader(leader) => leader.known_by_peers(self.quorum.me()).min(self.learner.chosen_end()),
+            Attempt::Leader(leader) => {
+                leader.known_by_peers(self.quorum.me()).min(self.learner.known_for_good())
+            }
             Attempt::Candidate(_) | Attempt::None => self.learner.known_everywhere(),
         }
     }
@@ -650,4 +630,9 @@ impl Stream {
     fn peer(&self, node: NodeId) -> Result<usize, Ignored> {
         self.quorum.index_of(node).filter(|&index| index != self.quorum.me()).ok_or(Ignored::UnknownReplica)
     }
+}
+
+/// What a message that speaks of a promise waits for.
+fn on_the_vote() -> RestsOn {
+    if on(Rule::PromiseOnDisk) { RestsOn::Vote } else { RestsOn::Nothing }
 }

@@ -81,6 +81,19 @@ impl Board {
     pub fn wanted(&self, id: ShardId) -> Timestamp {
         Timestamp(self.shards[usize::from(id.0)].wanted.load(Ordering::Acquire))
     }
+
+    /// By the shard's chair alone: until when this node, if it leads the shard, knows that nobody else does.
+    pub fn publish_lease(&self, id: ShardId, until: Timestamp) {
+        let lease = &self.shards[usize::from(id.0)].lease;
+        // Every turn asks; a line that does not change stays shared.
+        if lease.load(Ordering::Relaxed) != until.0 {
+            lease.store(until.0, Ordering::Release);
+        }
+    }
+
+    pub fn lease(&self, id: ShardId) -> Timestamp {
+        Timestamp(self.shards[usize::from(id.0)].lease.load(Ordering::Acquire))
+    }
 }
 
 #[derive(Default)]
@@ -89,6 +102,7 @@ struct Shard {
     /// Somebody is in the midst of a merge.
     merging: AtomicBool,
     wanted: AtomicU64,
+    lease: AtomicU64,
 }
 
 impl Shard {

@@ -31,13 +31,13 @@ pub use siblings::{Shared, Siblings};
 use crate::bounds::{FRAME_BYTES, RX_BURST, TX_BURST};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, FileCheckpoints};
 use crate::nic::{Nic, NicStats, Wake};
-use crate::partition::{Core, CoreStats, Driver, Log, Ports};
+use crate::partition::{Core, CoreStats, Driver, Log, Ports, Recovery};
 use crate::rpc::RpcStats;
 use crate::txn::Procedure;
 use crate::types::{Endpoint, Lsn, Timestamp};
-use ports::CoreLog;
+use ports::{CoreCheckpoints, CoreLog};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -47,12 +47,15 @@ pub struct Reactor<D: Driver, N, K, C> {
     driver: D,
     outbox: Outbox<N>,
     log: CoreLog<K>,
+    checkpoints: CoreCheckpoints,
     clock: C,
     siblings: Siblings,
     shared: Arc<Shared>,
     sleep_after_ns: Option<u64>,
     /// What was last reported to the core. Monotone.
     durable: Lsn,
+    /// Every replica here votes, and the node knows it. Stays so.
+    votes: bool,
     pace: Pace,
 }
 
@@ -69,21 +72,44 @@ pub struct Seat<N, K> {
     pub seed: u64,
 }
 
+impl<N> Seat<N, ()> {
+    /// A disk is opened where it is used.
+    pub fn with_disk<K>(self, disk: K) -> Seat<N, K> {
+        let Seat { me, nic, disk: (), siblings, sleep_after_ns, incarnation, seed } = self;
+        Seat { me, nic, disk, siblings, sleep_after_ns, incarnation, seed }
+    }
+}
+
 impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
-    pub fn new(seat: Seat<N, K>, config: &Rc<Config>, clock: C, driver: D) -> Reactor<D, N, K, C> {
+    /// `recovery` is what the disk held.
+    pub fn new(
+        seat: Seat<N, K>,
+        recovery: Recovery,
+        config: &Rc<Config>,
+        clock: C,
+        driver: D,
+    ) -> Reactor<D, N, K, C> {
         let Seat { me, nic, disk, siblings, sleep_after_ns, incarnation, seed } = seat;
         Reactor {
-            core: Core::new(config, me, incarnation, seed),
+            core: Core::restored(config, me, incarnation, seed, recovery),
             driver,
             outbox: Outbox { nic, frame: Vec::with_capacity(FRAME_BYTES), unsent: None },
             log: CoreLog(disk),
+            checkpoints: CoreCheckpoints::default(),
             pace: Pace::new(clock.now()),
             clock,
             shared: Arc::clone(siblings.shared()),
             siblings,
             sleep_after_ns,
             durable: Lsn::default(),
+            votes: false,
         }
+    }
+
+    /// Keeps the checkpoints of the core's partitions there.
+    pub fn with_checkpoints(mut self, files: FileCheckpoints) -> Reactor<D, N, K, C> {
+        self.checkpoints = CoreCheckpoints::new(files);
+        self
     }
 
     /// Turn after turn, until the node is told to stop.
@@ -91,6 +117,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         wait::ask_for_exact_timers();
         while !self.shared.is_stopped() {
             let worked = self.turn()?;
+            self.note_votes();
             if !worked && self.sleep_after_ns.is_some_and(|limit_ns| self.pace.idle_ns() >= limit_ns) {
                 self.sleep()?;
             }
@@ -104,19 +131,21 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
     pub fn turn(&mut self) -> Result<bool, DiskError> {
         let now = self.clock.now();
         self.pace.begin_turn(now);
-        let Reactor { core, driver, outbox, log, siblings, durable, .. } = self;
+        let Reactor { core, driver, outbox, log, checkpoints, siblings, durable, .. } = self;
 
         let mut work = outbox.nic.rx_burst(RX_BURST, &mut |frame| core.on_frame(now, frame));
         work += reap(now, log, durable, core)?;
-        let mut ports = Ports { log, board: &self.shared.board };
+        let mut ports = Ports { log, checkpoints, board: &self.shared.board };
         work += siblings.receive(|parcel| core.on_parcel(now, parcel, &mut ports));
         core.begin_turn(now, &mut ports);
         driver.turn(now, &mut core.desk(now, Log::room(ports.log)));
-        core.end_turn(now, &mut ports);
+        // Read again: what was read in this turn is true only if the lease still holds at its end.
+        core.end_turn(self.clock.now(), &mut ports);
         while let Some((token, reply, procedure)) = core.poll_reply() {
             driver.on_reply(now, token, reply, procedure);
             work += 1;
         }
+        checkpoints.check()?;
         log.0.submit()?;
         // A disk that only remembers has finished already: what waited for it leaves in this burst.
         work += reap(now, log, durable, core)?;
@@ -133,14 +162,23 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         self.siblings.waker().begin_sleep();
         if !self.turn()? && !self.shared.is_stopped() {
             let Wake { fd, deadline } = self.outbox.nic.wake();
-            let deadlines = [self.core.deadline(), self.driver.deadline(), deadline];
+            let deadlines = [self.core.deadline(), self.driver.deadline(), self.log.0.deadline(), deadline];
             let first = deadlines.into_iter().flatten().min();
             let left_ns = first.map(|due| due.since(self.clock.now()));
             self.pace.sleeps += 1;
-            wait::wait([fd, self.log.0.wake_fd(), Some(self.siblings.waker().fd())], left_ns);
+            let siblings = Some(self.siblings.waker().fd());
+            wait::wait([fd, self.log.0.wake_fd(), self.checkpoints.wake_fd(), siblings], left_ns);
         }
         self.siblings.waker().end_sleep();
         Ok(())
+    }
+
+    /// Tells the node once every replica here votes.
+    fn note_votes(&mut self) {
+        if !self.votes && !self.core.is_forgetful() {
+            self.votes = true;
+            self.shared.note_voting();
+        }
     }
 
     pub fn core(&self) -> &Core<D::Procedure> {
@@ -168,7 +206,7 @@ fn reap<P: Procedure, K: Disk>(
     durable: &mut Lsn,
     core: &mut Core<P>,
 ) -> Result<usize, DiskError> {
-    let reached = log.0.reap()?;
+    let reached = log.0.reap(now)?;
     if reached <= *durable {
         return Ok(0);
     }

@@ -19,12 +19,14 @@ use crate::txn::Procedure;
 use crate::types::CoreId;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// One node's board, its cores' wakers, and whether it is to stop.
+/// One node's board, its cores' wakers, how many of them vote, and whether it is to stop.
 pub struct Shared {
     pub board: Board,
     wakers: Box<[Waker]>,
+    /// Cores whose replicas all vote. Monotone.
+    voting: AtomicUsize,
     stopped: AtomicBool,
 }
 
@@ -32,13 +34,28 @@ impl Shared {
     pub fn new(config: &Config, cores: usize) -> io::Result<Shared> {
         let wakers: io::Result<Vec<Waker>> = (0..cores).map(|_| Waker::new()).collect();
         let board = Board::new(config.partition_count(), config.shards.len());
-        Ok(Shared { board, wakers: wakers?.into(), stopped: AtomicBool::new(false) })
+        Ok(Shared {
+            board,
+            wakers: wakers?.into(),
+            voting: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+        })
     }
 
     /// Every core of the node ends after its turn.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// Once per core: all of its replicas vote.
+    pub(super) fn note_voting(&self) {
+        self.voting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether no replica of the node has anything to learn before it may vote.
+    pub fn is_voting(&self) -> bool {
+        self.voting.load(Ordering::SeqCst) == self.wakers.len()
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -138,9 +155,10 @@ impl Siblings {
 mod tests {
     use super::*;
     use crate::config::LocalCluster;
+    use crate::partition::Cargo;
 
     fn parcel(from: &Siblings, number: u8) -> Parcel {
-        Parcel { from: from.me, is_request: true, message: vec![number] }
+        Parcel { from: from.me, cargo: Cargo::Request(vec![number]) }
     }
 
     /// Two rings exchanged by mistake would deliver a core's messages to its neighbour, which would
@@ -162,7 +180,7 @@ mod tests {
         for (core, place) in (0..).zip(&mut places) {
             let mut senders = Vec::new();
             let received = place.receive(|parcel| {
-                assert_eq!(parcel.message, [core]);
+                assert_eq!(parcel.bytes(), [core]);
                 senders.push(parcel.from.0 as u8);
             });
             senders.push(core);
@@ -182,8 +200,8 @@ mod tests {
             left.others[0].to.push(parcel).unwrap();
         }
         let mut numbers = Vec::new();
-        assert_eq!(right.receive(|parcel| numbers.push(parcel.message[0])), PARCELS_PER_TURN);
-        assert_eq!(right.receive(|parcel| numbers.push(parcel.message[0])), 1);
+        assert_eq!(right.receive(|parcel| numbers.push(parcel.bytes()[0])), PARCELS_PER_TURN);
+        assert_eq!(right.receive(|parcel| numbers.push(parcel.bytes()[0])), 1);
         assert!(numbers.into_iter().eq((0..=PARCELS_PER_TURN).map(|number| number as u8)));
     }
 }

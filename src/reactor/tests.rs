@@ -6,6 +6,7 @@
 use super::*;
 use crate::bounds::{EXCHANGE_INTERVAL_NS, MS, WAL_BACKLOG_BYTES_MAX};
 use crate::config::{Durability, LocalCluster, Route};
+use crate::disk::LogState;
 use crate::nic::loopback::{Hub, Loopback};
 use crate::partition::{Mode, Submit};
 use crate::txn::{Abort, Reply, Txn};
@@ -77,7 +78,7 @@ impl Disk for Held {
         if self.broken.get() { Err(failed) } else { Ok(()) }
     }
 
-    fn reap(&mut self) -> Result<Lsn, DiskError> {
+    fn reap(&mut self, _: Timestamp) -> Result<Lsn, DiskError> {
         if !self.held.get() {
             self.finished.set(self.appended.get());
         }
@@ -92,7 +93,17 @@ impl Disk for Held {
         WAL_BACKLOG_BYTES_MAX
     }
 
+    fn truncate(&mut self, _: Lsn) {}
+
+    fn state(&self) -> LogState {
+        LogState::default()
+    }
+
     fn wake_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
         None
     }
 }
@@ -133,7 +144,9 @@ impl World {
             incarnation: 1,
             seed: node as u64,
         };
-        let reactor = |node| Reactor::new(seat(node), &config, clock.clone(), scripts[node].clone());
+        let reactor = |node| {
+            Reactor::new(seat(node), Recovery::nothing(), &config, clock.clone(), scripts[node].clone())
+        };
         let mut world = World { reactors: (0..3).map(reactor).collect(), clock, scripts, disks, config };
         for _ in 0..200 {
             world.pass(5 * MS);

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::ptr;
 
 /// What a core sleeps on: its NIC, its disk, its waker. Places without a file are passed over.
-pub type Sources = [Option<RawFd>; 3];
+pub type Sources = [Option<RawFd>; 4];
 
 /// Blocks until one of `sources` is readable, or `timeout_ns` have passed; `None` waits for ever.
 pub fn wait(sources: Sources, timeout_ns: Option<u64>) {
@@ -57,7 +57,7 @@ mod tests {
         let waker = Waker::new().unwrap();
         waker.begin_sleep();
         waker.wake();
-        wait([None, None, Some(waker.fd())], None);
+        wait([None, None, None, Some(waker.fd())], None);
         waker.end_sleep();
     }
 
@@ -67,7 +67,7 @@ mod tests {
         let waker = Waker::new().unwrap();
         for timeout_ns in [0, 1, 3_000_000] {
             let begin = crate::clock::now();
-            wait([Some(waker.fd()), None, None], Some(timeout_ns));
+            wait([Some(waker.fd()), None, None, None], Some(timeout_ns));
             assert!(crate::clock::now().since(begin) >= timeout_ns);
         }
         let spec = timespec(3 * SECOND + 7);

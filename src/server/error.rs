@@ -23,13 +23,20 @@ pub enum StartError {
     )]
     NoSuchCpu { node: String, cpu: usize, usable: Vec<usize> },
     #[error(
-        "the log of an earlier run (node {node}, {}): starting again from a log is not possible yet; \
-         delete the directory, or use another with --data or data = …",
+        "the data directory is another's (node {node}, {}): {why}; \
+         undo that change, or name another directory",
         dir.display()
     )]
-    HoldsLog { node: String, dir: PathBuf },
-    #[error("no log (node {node}, {}): {source}; mend that, or name another directory", dir.display())]
+    Foreign { node: String, dir: PathBuf, why: String },
+    #[error("the data directory is not whole (node {node}, {}): {why}; {REBUILD}", dir.display())]
+    Lost { node: String, dir: PathBuf, why: String },
+    #[error("no log (node {node}, {}): {source}; {}", dir.display(), way_on(source))]
     Log { node: String, dir: PathBuf, source: DiskError },
+    #[error(
+        "--rebuild (node {node}): shard {shard} has no other replica to learn from, so what is forgotten is gone; \
+         restore the data directory from a copy"
+    )]
+    Alone { node: String, shard: u16 },
     #[error("no {what} (node {node}): {source}; raise the limit of this process, or close something else")]
     Resource { node: String, what: &'static str, source: io::Error },
     #[error(transparent)]
@@ -46,6 +53,19 @@ pub enum StopError {
     #[error("a core broke off ({at}): {message}; this is a fault of ours, please report it")]
     Panicked { at: String, message: String },
 }
+
+/// After damage nothing but the peers can help.
+fn way_on(error: &DiskError) -> &'static str {
+    match error {
+        DiskError::Damaged { .. } | DiskError::VotesLost { .. } | DiskError::CheckpointDamaged { .. } => {
+            REBUILD
+        }
+        _ => "mend that, or name another directory",
+    }
+}
+
+const REBUILD: &str =
+    "start it once with `mako serve --rebuild`: it forgets its log and learns from its peers";
 
 fn remedy_of(error: &NicError) -> &'static str {
     match error {

@@ -1,38 +1,63 @@
-//! One node: what it needs of the machine, claimed before it runs; and its threads.
+//! One node: what it needs of the machine and of its disks, claimed before it runs; and its threads.
 #![forbid(unsafe_code)]
 
-use super::{CoreReport, News, StartError, StopError};
+use super::directory::{NodeDirectory, Rebuild, Start, of_core};
+use super::{CoreReport, Make, News, StartError, StopError};
 use crate::bounds::WAL_SEGMENT_BYTES_VOTES;
-use crate::clock::{self, SystemClock};
+use crate::clock::SystemClock;
 use crate::config::{Config, CoreLayout, Durability, NicKind, Poll};
-use crate::disk::{DiskOptions, UringDisk};
+use crate::disk::{CoreDirectory, DiskError, DiskOptions, FileCheckpoints, UringDisk, forget_log};
 use crate::nic::udp::Udp;
 use crate::nic::wan::{Link, Wan};
-use crate::partition::Driver;
+use crate::partition::{Driver, Recovery};
 use crate::reactor::{Reactor, Seat, Shared, Siblings, affinity};
 use crate::types::{CoreId, Endpoint, Epoch, NodeId, Prng, ShardId};
 use crate::wal::LogIdentity;
+use crate::wal::checkpoint::Piece;
 use std::any::Any;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
-/// A node with its sockets bound and its logs open, and no thread yet.
+/// A node with its sockets bound and its directory claimed, and no thread yet.
 pub(super) struct Reserved {
     id: NodeId,
     shared: Arc<Shared>,
-    seats: Vec<CoreSeat>,
+    /// Without disks: a log is opened on the core's own thread.
+    seats: Vec<Seat<Wan<Udp>, ()>>,
+    directory: NodeDirectory,
 }
 
 /// A node that runs.
 pub(super) struct Node<D> {
+    pub id: NodeId,
+    directory: NodeDirectory,
     shared: Arc<Shared>,
     shards: usize,
-    threads: Vec<(String, JoinHandle<CoreOutcome<D>>)>,
+    threads: Vec<(String, JoinHandle<Option<CoreOutcome<D>>>)>,
 }
 
-type CoreSeat = Seat<Wan<Udp>, UringDisk>;
+/// What all cores of one start share.
+pub(super) struct Common<D> {
+    pub config: Arc<Config>,
+    pub make: Make<D>,
+    pub tell: Sender<News>,
+    /// Whether to take turns or to end, once that is known.
+    pub go: Arc<OnceLock<bool>>,
+}
+
+impl<D> Clone for Common<D> {
+    fn clone(&self) -> Common<D> {
+        let Common { config, make, tell, go } = self;
+        let (config, make, go) = (Arc::clone(config), Arc::clone(make), Arc::clone(go));
+        Common { config, make, tell: tell.clone(), go }
+    }
+}
+
+/// What a core says of its log: notices for the operator, or why there is none.
+pub(super) type Opened = Result<Vec<String>, StartError>;
 type CoreOutcome<D> = Result<CoreReport<D>, StopError>;
 
 /// What only this machine can know: whether it has what the node is to use.
@@ -49,6 +74,17 @@ pub(super) fn check_machine(config: &Config, id: NodeId) -> Result<(), StartErro
         }
     }
     Ok(())
+}
+
+/// What a node forgets it must be able to learn from somebody else.
+pub(super) fn check_peers(config: &Config, id: NodeId) -> Result<(), StartError> {
+    let alone = (0..).zip(&config.shards).find(|(_, shard)| shard.replicas == [id]);
+    match alone {
+        Some((shard, _)) => {
+            Err(StartError::Alone { node: config.nodes[usize::from(id.0)].name.clone(), shard })
+        }
+        None => Ok(()),
+    }
 }
 
 /// The sockets of all cores of a node, in order.
@@ -75,8 +111,14 @@ pub(super) fn spin_ns(config: &Config, ids: &[NodeId]) -> u64 {
 }
 
 impl Reserved {
-    /// Opens the logs, and joins them with the sockets.
-    pub fn new(config: &Config, id: NodeId, sockets: Vec<Udp>, spin_ns: u64) -> Result<Reserved, StartError> {
+    /// Makes the data directory this node's, and what was asked for forgotten.
+    pub fn new(
+        config: &Config,
+        id: NodeId,
+        start: Start,
+        sockets: Vec<Udp>,
+        spin_ns: u64,
+    ) -> Result<Reserved, StartError> {
         let node = &config.nodes[usize::from(id.0)];
         let shared = Shared::new(config, sockets.len()).map_err(|source| StartError::Resource {
             node: node.name.clone(),
@@ -84,7 +126,16 @@ impl Reserved {
             source,
         })?;
         let shared = Arc::new(shared);
-        let incarnation = clock::now().0;
+        let mut directory = NodeDirectory::open(config, id, start)?;
+        if directory.rebuild() == Some(Rebuild::Forget) {
+            cores_of(config, id).try_for_each(|me| forget(config, me))?;
+            directory.set_rebuild(Some(Rebuild::Learn)).map_err(|source| StartError::Log {
+                node: node.name.clone(),
+                dir: node.data.clone(),
+                source,
+            })?;
+        }
+        let incarnation = directory.incarnation();
         let mut seats = Vec::new();
         for ((me, socket), siblings) in cores_of(config, id).zip(sockets).zip(Siblings::of_node(&shared)) {
             // Nothing else tells the cores of a node apart, and nobody is to guess their backoffs alike.
@@ -92,32 +143,27 @@ impl Reserved {
             seats.push(Seat {
                 me,
                 nic: Wan::new(socket, links(config, id), Prng::with_seed(!seed)),
-                disk: open_log(config, me)?,
+                disk: (),
                 siblings,
                 sleep_after_ns: (node.poll == Poll::Adaptive).then_some(spin_ns),
                 incarnation,
                 seed,
             });
         }
-        Ok(Reserved { id, shared, seats })
+        Ok(Reserved { id, shared, seats, directory })
     }
 
-    pub fn notices(&self) -> Vec<String> {
-        let notices = self.seats.iter().flat_map(|seat| seat.disk.notices());
-        let mut notices: Vec<String> = notices.map(ToString::to_string).collect();
-        notices.dedup();
-        notices
-    }
-
+    /// Starts the threads: each opens its log, says so, and waits for the word to take its first turn.
     pub fn start<D: Driver + Send + 'static>(
         self,
-        config: &Arc<Config>,
-        make: &Arc<impl Fn(NodeId, CoreId) -> D + Send + Sync + 'static>,
-        tell: &Sender<News>,
+        common: &Common<D>,
+        opened: &Sender<Opened>,
     ) -> Result<Node<D>, StartError> {
-        let Reserved { id, shared, seats } = self;
+        let Reserved { id, shared, seats, directory } = self;
+        let config = &common.config;
         let described = &config.nodes[usize::from(id.0)];
-        let mut node = Node { shared, shards: config.shards.len(), threads: Vec::new() };
+        let rebuilds = directory.rebuild().is_some();
+        let mut node = Node { id, directory, shared, shards: config.shards.len(), threads: Vec::new() };
         for seat in seats {
             let core = seat.me.core;
             let cpu = match &described.cores {
@@ -125,15 +171,20 @@ impl Reserved {
                 CoreLayout::Threads(_) => None,
             };
             let at = format!("node {}, core {}", described.name, core.0);
-            let departure = Departure { shared: Arc::clone(&node.shared), tell: tell.clone() };
-            let (config, make, named) = (Arc::clone(config), Arc::clone(make), at.clone());
-            let work = move || run(seat, cpu, named, &config, &*make, &departure);
+            let (common, named, opened) = (common.clone(), at.clone(), opened.clone());
+            let shared = Arc::clone(&node.shared);
+            let work = move || {
+                let recovered = recover(&common.config, seat.me, rebuilds, opened)?;
+                if !*common.go.wait() {
+                    return None;
+                }
+                let departure = Departure { shared, tell: common.tell.clone() };
+                Some(run(seat, recovered, cpu, named, &common, &departure))
+            };
             let thread = thread::Builder::new().name(format!("{}.{}", described.name, core.0));
             match thread.spawn(work) {
                 Ok(thread) => node.threads.push((at, thread)),
                 Err(source) => {
-                    node.ask_to_stop();
-                    node.join().for_each(drop);
                     let node = described.name.clone();
                     return Err(StartError::Resource { node, what: "thread", source });
                 }
@@ -148,12 +199,21 @@ impl<D> Node<D> {
         self.shared.stop();
     }
 
-    /// What became of each core, in order; once.
+    /// What became of each core that was to take turns, in order; once.
     pub fn join(&mut self) -> impl Iterator<Item = CoreOutcome<D>> {
-        self.threads.drain(..).map(|(at, thread)| {
+        self.threads.drain(..).filter_map(|(at, thread)| {
             let outcome = thread.join();
-            outcome.unwrap_or_else(|panic| Err(StopError::Panicked { at, message: words_of(&*panic) }))
+            outcome.unwrap_or_else(|panic| Some(Err(StopError::Panicked { at, message: words_of(&*panic) })))
         })
+    }
+
+    /// Whether every replica of the node votes. Then a rebuild, if one was under way, is over, and noted so.
+    pub fn has_joined(&mut self) -> Result<bool, DiskError> {
+        if !self.shared.is_voting() {
+            return Ok(false);
+        }
+        self.directory.set_rebuild(None)?;
+        Ok(true)
     }
 
     pub fn sees_all_shards_open(&self) -> bool {
@@ -162,7 +222,7 @@ impl<D> Node<D> {
     }
 }
 
-/// Ends the node when its thread ends, by whichever way.
+/// Ends the node when its thread ends, by whichever way; which is news when nobody has asked for it.
 struct Departure {
     shared: Arc<Shared>,
     tell: Sender<News>,
@@ -170,50 +230,111 @@ struct Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
+        let was_asked = self.shared.is_stopped();
         self.shared.stop();
-        // Nobody may be left to hear it.
-        let _ = self.tell.send(News::Ended);
+        if !was_asked {
+            // Nobody may be left to hear it.
+            let _ = self.tell.send(News::Ended);
+        }
     }
 }
 
-/// A core's thread.
+/// A core's thread, once it may begin.
 fn run<D: Driver>(
-    seat: CoreSeat,
+    seat: Seat<Wan<Udp>, ()>,
+    recovered: Recovered,
     cpu: Option<usize>,
     at: String,
-    config: &Config,
-    make: &(impl Fn(NodeId, CoreId) -> D + ?Sized),
+    common: &Common<D>,
     departure: &Departure,
 ) -> CoreOutcome<D> {
     if let Some(cpu) = cpu.filter(|cpu| !affinity::pin(*cpu)) {
         return Err(StopError::NotPinned { at, cpu });
     }
-    let Endpoint { node, core } = seat.me;
-    let driver = make(node, core);
-    let mut reactor = Reactor::new(seat, &Rc::new(config.clone()), SystemClock::of_process(), driver);
+    let Recovered { disk, files, recovery } = recovered;
+    let (Endpoint { node, core }, seat) = (seat.me, seat.with_disk(disk));
+    let driver = (common.make)(node, core);
+    let config = Rc::new(Config::clone(&common.config));
+    let reactor = Reactor::new(seat, recovery, &config, SystemClock::of_process(), driver);
+    let mut reactor = reactor.with_checkpoints(files);
     let _ = departure.tell.send(News::Running);
     reactor.run().map_err(|source| StopError::Disk { at, source })?;
     let (driver, tally) = reactor.finish();
     Ok(CoreReport { node, core, driver, tally })
 }
 
-/// The log is opened here, before the core's thread is pinned: it has a thread of its own, which would
-/// be pinned with it.
-fn open_log(config: &Config, me: Endpoint) -> Result<UringDisk, StartError> {
-    let node = &config.nodes[usize::from(me.node.0)];
-    let dir = node.data.join(format!("core-{}", me.core.0));
-    let mut options = DiskOptions::new(dir, LogIdentity::new(&config.name, me.node, me.core));
+/// A core's log and checkpoints, and what they held.
+struct Recovered {
+    disk: UringDisk,
+    files: FileCheckpoints,
+    recovery: Recovery,
+}
+
+/// Opens the log of a core and tells whether that went well; `None` when not. On the core's own thread,
+/// because what it held is the core's; and before that is pinned, because the log has a thread of its own,
+/// which would be pinned with it.
+fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>) -> Option<Recovered> {
+    let (said, recovered) = match open_log(config, me, rebuilds) {
+        Ok((recovered, notices)) => (Ok(notices), Some(recovered)),
+        Err(source) => (Err(failure(config, me, source)), None),
+    };
+    // Who starts us listens until every core has said something.
+    let _ = opened.send(said);
+    recovered
+}
+
+fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered, Vec<String>), DiskError> {
+    let mut options = DiskOptions::new(identity(config, me));
     if config.durability == Durability::Memory {
         options.segment_bytes = WAL_SEGMENT_BYTES_VOTES;
     }
+    let mut recovery = if rebuilds { Recovery::rebuilding() } else { Recovery::nothing() };
     let mut records = 0_u64;
-    let opened = UringDisk::open(&options, &mut |_| records += 1);
-    let (node, dir) = (node.name.clone(), options.dir);
-    match opened {
-        Ok(_) if records > 0 => Err(StartError::HoldsLog { node, dir }),
-        Ok(disk) => Ok(disk),
-        Err(source) => Err(StartError::Log { node, dir, source }),
+    let directory = CoreDirectory::lock(&directory_of(config, me))?;
+    // First of all: records of what a checkpoint covers are passed over.
+    let mut checkpoints = 0;
+    for partition in config.hosted(me.node, me.core) {
+        let mut visit = |piece: Piece<'_>| recovery.on_checkpoint(config, piece);
+        let loaded = FileCheckpoints::load(&directory, options.identity.cluster, partition, &mut visit)?;
+        checkpoints += usize::from(loaded.is_some());
     }
+    let opened = UringDisk::open(&directory, &options, &mut |view| {
+        records += 1;
+        recovery.on_record(&view);
+    })?;
+    for (partition, ballot) in opened.votes.iter() {
+        recovery.on_vote(partition, ballot);
+    }
+    let mut notices: Vec<String> = opened.disk.notices().iter().map(ToString::to_string).collect();
+    if !recovery.is_empty() {
+        let node = &config.nodes[usize::from(me.node.0)].name;
+        let state = if rebuilds { "rebuilding from its peers; recovered" } else { "recovered" };
+        let votes = opened.votes.iter().count();
+        let torn = opened.end.torn.map(|torn| format!("; a torn tail was cut at {torn}")).unwrap_or_default();
+        let found = format!("{checkpoints} checkpoints, {records} records, {votes} votes{torn}");
+        notices.push(format!("node {node}, core {}: {state} {found}", me.core.0));
+    }
+    let files = FileCheckpoints::open(&directory)?;
+    Ok((Recovered { disk: opened.disk, files, recovery }, notices))
+}
+
+fn forget(config: &Config, me: Endpoint) -> Result<(), StartError> {
+    let directory = CoreDirectory::lock(&directory_of(config, me));
+    let forgotten = directory.and_then(|directory| forget_log(&directory, identity(config, me)));
+    forgotten.map(drop).map_err(|source| failure(config, me, source))
+}
+
+fn failure(config: &Config, me: Endpoint, source: DiskError) -> StartError {
+    let node = config.nodes[usize::from(me.node.0)].name.clone();
+    StartError::Log { node, dir: directory_of(config, me), source }
+}
+
+fn directory_of(config: &Config, me: Endpoint) -> PathBuf {
+    of_core(&config.nodes[usize::from(me.node.0)].data, me.core)
+}
+
+fn identity(config: &Config, me: Endpoint) -> LogIdentity {
+    LogIdentity::new(&config.name, me.node, me.core)
 }
 
 /// By destination node; none where no link is emulated.

@@ -18,7 +18,7 @@ impl Procedure for Count {
     async fn run(&self, txn: &Txn) -> Result<(), Abort> {
         for key in &self.keys {
             let before = txn.get(TABLE, key).await?.map_or(0, |value| value[0]);
-            txn.put(TABLE, key, &[before + 1])?;
+            txn.put(TABLE, key, &[before.wrapping_add(1)])?;
         }
         Ok(())
     }
@@ -140,21 +140,134 @@ fn a_second_cluster_at_the_same_addresses_is_refused_and_named() {
     assert_eq!(cluster.stop().unwrap().len(), 6);
 }
 
-/// A replica that forgot what it accepted may vote twice in one slot: until recovery is there, it must
-/// not even start.
-#[test]
-fn a_node_does_not_start_on_the_log_of_an_earlier_run() {
-    let data = tempfile::tempdir().unwrap();
-    let (cluster, _) = start(data.path(), Durability::QuorumDisk, |_, _| Idle);
-    assert_eq!(cluster.wait_until_open(), Ok(()));
-    cluster.stop().unwrap();
-    let error = loop {
-        match Cluster::start(local(data.path(), Durability::QuorumDisk), |_, _| Idle) {
-            Err(StartError::Listen { .. }) => {}
-            other => break other.map(drop).unwrap_err().to_string(),
+/// Counts up in the first partition that its core leads, again once that is durable, for ever.
+struct Counter {
+    keys: Vec<Vec<u8>>,
+    waits: bool,
+    done: Sender<NodeId>,
+    node: NodeId,
+}
+
+impl Driver for Counter {
+    type Procedure = Count;
+
+    fn turn(&mut self, _: Timestamp, core: &mut dyn Submit<Count>) {
+        let Some(home) = core.led().first().copied().filter(|_| !self.waits) else { return };
+        let key = &self.keys[usize::from(home.0)];
+        let keys = [key.clone(), [key.as_slice(), b"+"].concat()];
+        self.waits = core.submit(home, Mode::ReadWrite, 7, Count { keys }).is_ok();
+    }
+
+    fn on_reply(&mut self, _: Timestamp, _: u64, reply: Reply, _: Option<Count>) {
+        self.waits = matches!(reply, Reply::Speculative { .. });
+        if let Reply::Durable { .. } = reply {
+            // The test may have seen enough.
+            let _ = self.done.send(self.node);
         }
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        None
+    }
+}
+
+/// Waits until a transaction became durable on a node for which `is_meant`.
+fn durable_on(done: &mpsc::Receiver<NodeId>, is_meant: impl Fn(NodeId) -> bool) -> NodeId {
+    loop {
+        let node = done.recv_timeout(PATIENCE).expect("no transaction becomes durable");
+        if is_meant(node) {
+            return node;
+        }
+    }
+}
+
+fn counters(data: &Path, durability: Durability) -> (Cluster<Counter>, mpsc::Receiver<NodeId>) {
+    let (done, ended) = mpsc::channel();
+    let keys = a_key_of_each_partition(&local(data, durability));
+    let make = move |node, _| Counter { keys: keys.clone(), waits: false, done: done.clone(), node };
+    (start(data, durability, make).0, ended)
+}
+
+/// What elections and restart are for: leaders die in turn, the shards go on, and who comes back votes again,
+/// in the modes that forget no earlier than it has learned.
+#[test]
+fn a_leader_that_is_killed_is_replaced_and_comes_back_to_vote() {
+    for durability in Durability::ALL {
+        let data = tempfile::tempdir().unwrap();
+        let (mut cluster, done) = counters(data.path(), durability);
+        for _ in 0..3 {
+            // What the last one said before it died may still be in the queue.
+            done.try_iter().for_each(drop);
+            let leader = durable_on(&done, |_| true);
+            assert_eq!(cluster.kill(leader).unwrap().len(), 2, "one report for each core");
+            durable_on(&done, |node| node != leader);
+            cluster.restart(leader).unwrap();
+            let (words, notices) = (format!("node n{}, core 1: recovered ", leader.0), cluster.notices());
+            assert!(notices.iter().any(|notice| notice.starts_with(&words)), "{notices:?}");
+            assert_eq!(cluster.wait_until_voting().unwrap(), Ok(()), "{durability}");
+        }
+        cluster.stop().unwrap();
+    }
+}
+
+/// A replica that lost its log may have voted for what it no longer knows: it must learn before it votes, even
+/// when it is stopped in between.
+#[test]
+fn a_node_that_is_rebuilt_learns_before_it_votes() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut cluster, done) = counters(data.path(), Durability::QuorumDisk);
+    let config = (*cluster.config).clone();
+    // Before it has heard of anything that the others may drop.
+    cluster.kill(NodeId(2)).unwrap();
+    let file = config.nodes[2].data.join("core-0/0000000000000000.wal");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let error = cluster.restart(NodeId(2)).unwrap_err().to_string();
+    assert!(error.contains("0.wal") && error.contains("offset") && error.contains("--rebuild"), "{error}");
+    durable_on(&done, |_| true);
+
+    let rebuilding = |node: &Cluster<Idle>| {
+        assert!(node.notices().iter().any(|it| it.starts_with("node n2, core 0: rebuilding")));
     };
-    assert!(error.contains("core-0") && error.contains("; delete the directory"), "{error}");
+    let asked = Cluster::rebuild_nodes(config.clone(), &[NodeId(2)], Watch::default(), |_, _| Idle);
+    let asked = asked.unwrap_or_else(|error| panic!("{error}"));
+    rebuilding(&asked);
+    drop(asked);
+    // Nobody asks for it again, and it is still under way.
+    let again = Cluster::start_nodes(config.clone(), &[NodeId(2)], Watch::default(), |_, _| Idle);
+    let mut again = again.unwrap_or_else(|error| panic!("{error}"));
+    rebuilding(&again);
+    assert_eq!(again.wait_until_voting().unwrap(), Ok(()));
+    drop(again);
+    cluster.restart(NodeId(2)).unwrap();
+    assert!(cluster.notices().iter().any(|it| it.starts_with("node n2, core 0: recovered ")));
+    // One of the others is gone for good now, and the rebuilt one is needed.
+    cluster.kill(NodeId(1)).unwrap();
+    done.try_iter().for_each(drop);
+    durable_on(&done, |_| true);
+    cluster.stop().unwrap();
+}
+
+/// A replica without peers would forget for good.
+#[test]
+fn a_replica_that_is_alone_is_not_rebuilt() {
+    let data = tempfile::tempdir().unwrap();
+    let flags = LocalCluster { replicas: 1, data: data.path().to_owned(), ..LocalCluster::default() };
+    let config = Config::local(&flags).unwrap();
+    let refused = Cluster::rebuild_nodes(config, &[NodeId(0)], Watch::default(), |_, _| Idle);
+    let error = refused.map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("--rebuild (node n0): shard 0 has no other replica"), "{error}");
+}
+
+/// All at once: nobody is left to learn from, and nothing that was durable may be gone.
+#[test]
+fn a_cluster_that_stops_as_a_whole_comes_back_with_all_it_held() {
+    let data = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        let (cluster, done) = counters(data.path(), Durability::QuorumDisk);
+        durable_on(&done, |_| true);
+        cluster.stop().unwrap();
+    }
 }
 
 /// A driver that panics must be told from one that ended, and must not keep the process waiting.

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 pub struct SimBoard {
     partitions: RefCell<Vec<Watermark>>,
     shards: RefCell<Vec<(Watermark, Timestamp)>>,
+    leases: RefCell<Vec<Timestamp>>,
 }
 
 impl SimBoard {
@@ -15,6 +16,7 @@ impl SimBoard {
         SimBoard {
             partitions: RefCell::new(vec![Watermark::default(); partitions]),
             shards: RefCell::new(vec![Default::default(); shards]),
+            leases: RefCell::new(vec![Timestamp::default(); shards]),
         }
     }
 }
@@ -48,5 +50,13 @@ impl Marks for SimBoard {
 
     fn wanted(&self, shard: ShardId) -> Timestamp {
         self.shards.borrow()[usize::from(shard.0)].1
+    }
+
+    fn publish_lease(&self, shard: ShardId, until: Timestamp) {
+        self.leases.borrow_mut()[usize::from(shard.0)] = until;
+    }
+
+    fn lease(&self, shard: ShardId) -> Timestamp {
+        self.leases.borrow()[usize::from(shard.0)]
     }
 }

@@ -12,6 +12,7 @@ use crate::partition::{Driver, Mode, Submit};
 use crate::txn::{Abort, Procedure, Reply, Rows, Txn};
 use crate::types::{PartitionId, Prng, ShardId, TableId, Timestamp};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// The clients of one core.
@@ -19,7 +20,11 @@ pub struct Clients {
     pub shared: Rc<RefCell<Recorder>>,
     config: Rc<Config>,
     clients: Vec<Client>,
+    /// Submitted and not finally answered: what each may write, until it has been recorded.
+    outstanding: BTreeMap<u64, Vec<(KeyId, WriteId, bool)>>,
     prng: Prng,
+    /// The share of transactions that only read.
+    reading: f64,
     /// How far this node's clock is ahead of the world's, less the offset of the world's own.
     skew_ns: i64,
 }
@@ -45,6 +50,7 @@ pub struct Recorder {
     /// Submitted and not finally answered.
     pub open: usize,
     pub durable: usize,
+    pub rolled_back: u64,
     next_write: u64,
     /// The first violation that a client itself noticed.
     pub fault: Option<String>,
@@ -81,6 +87,7 @@ impl Recorder {
             left: ops,
             open: 0,
             durable: 0,
+            rolled_back: 0,
             next_write: 1,
             fault: None,
         }
@@ -143,6 +150,16 @@ impl Work {
         })
     }
 
+    /// What it will write if it commits.
+    fn writes(&self) -> Vec<(KeyId, WriteId, bool)> {
+        let write = |step: &Step| match step {
+            Step::Put(key, id, _) => Some((*key, *id, false)),
+            Step::Delete(key, id) => Some((*key, *id, true)),
+            Step::Get(_) | Step::Scan { .. } => None,
+        };
+        self.steps.iter().filter_map(write).filter(|_| !self.gives_up).collect()
+    }
+
     /// Every shard this transaction touches.
     fn shards(&self, config: &Config) -> Vec<ShardId> {
         let mut shards = vec![config.shard_of(self.home)];
@@ -197,6 +214,7 @@ impl Clients {
         first: u32,
         prng: Prng,
         skew_ns: i64,
+        reading: f64,
     ) -> Clients {
         let mut prng = prng;
         let client = |id| Client {
@@ -207,7 +225,32 @@ impl Clients {
             burst: prng.u32(1..60),
         };
         let clients = (0..CLIENTS_PER_CORE).map(client).collect();
-        Clients { shared, config, clients, prng, skew_ns }
+        Clients { shared, config, clients, outstanding: BTreeMap::new(), prng, reading, skew_ns }
+    }
+
+    /// The node died: nobody will answer any more, and what became of what was submitted is told by who saw it.
+    pub fn abandon(&mut self, now: Timestamp) {
+        let recorder = &mut *self.shared.borrow_mut();
+        for (token, writes) in std::mem::take(&mut self.outstanding) {
+            let index = TxnIndex(token as u32);
+            for (key, id, deleted) in writes {
+                recorder.history.write(index, key, id, deleted);
+            }
+            recorder.history.unknown(index);
+            recorder.open -= 1;
+        }
+        for client in &mut self.clients {
+            client.busy = None;
+            client.next = now.plus_ns(self.prng.u64(..100 * MS));
+        }
+    }
+
+    /// The node starts again, with another clock.
+    pub fn set_skew(&mut self, skew_ns: i64) {
+        for client in &mut self.clients {
+            client.next = Timestamp(client.next.0.saturating_add_signed(skew_ns - self.skew_ns));
+        }
+        self.skew_ns = skew_ns;
     }
 
     fn world_time(&self, now: Timestamp) -> u64 {
@@ -225,7 +268,7 @@ impl Clients {
         let is_far = prng.f64() < 0.45;
         let key = |prng: &mut Prng| if is_far && prng.bool() { far(prng) } else { near(prng) };
         let mut steps = Vec::new();
-        let reads_only = mode == Mode::Snapshot || prng.f64() < 0.2;
+        let reads_only = mode == Mode::Snapshot || prng.f64() < self.reading;
         for _ in 0..prng.usize(1..=5) {
             let at = key(prng);
             match prng.u32(..if reads_only { 6 } else { 20 }) {
@@ -270,6 +313,7 @@ impl Driver for Clients {
             let work = self.draw(home, mode);
             let begun = self.world_time(now);
             let shards = work.shards(&self.config);
+            let writes = work.writes();
             let mut recorder = self.shared.borrow_mut();
             let index = recorder.history.begin(begun, self.clients[at].id);
             recorder.truth.begin(index, shards, mode == Mode::Snapshot);
@@ -281,6 +325,7 @@ impl Driver for Clients {
                 Ok(()) => {
                     recorder.left -= 1;
                     recorder.open += 1;
+                    self.outstanding.insert(token, writes);
                     self.clients[at].busy = Some(token);
                 }
                 Err(_) => {
@@ -320,11 +365,17 @@ impl Driver for Clients {
                     recorder.complain(why);
                 }
             }
-            Reply::RolledBack => recorder.history.rolled_back(index, at),
+            Reply::RolledBack => {
+                recorder.rolled_back += 1;
+                recorder.history.rolled_back(index, at);
+            }
             Reply::Aborted { abort, .. } => recorder.history.aborted(index, at, name(abort)),
         }
         if is_final {
             recorder.open -= 1;
+            self.outstanding.remove(&token);
+        } else if let Some(writes) = self.outstanding.get_mut(&token) {
+            writes.clear();
         }
         drop(recorder);
         let Some(client) = self.clients.iter_mut().find(|client| client.busy == Some(token)) else { return };

@@ -1,6 +1,7 @@
 //! What the simulated world does to a cluster, and how much of it one seed does.
 #![forbid(unsafe_code)]
 
+use super::disk::{DiskFaults, Hardships, Lies};
 use crate::bounds::{MS, SECOND, US};
 use crate::config::{Durability, Refusal};
 use crate::types::Prng;
@@ -25,12 +26,27 @@ pub enum Fault {
     Disk,
     /// A core is slow, or pauses.
     Slow,
+    /// A node can reach nobody, and nobody it, for a while.
+    Isolate,
+    /// A whole node stands still for longer than its lease, and goes on as if nothing had happened.
+    Stall,
+    /// A node dies in the middle of anything, loses what it had not written, and starts again.
+    Crash,
+    /// All nodes lose power at once.
+    Power,
+    /// A log write fails, or never ends: the node leaves, and comes back with another disk controller.
+    Eio,
+    /// A disk has no room for the next segment of the log for a while.
+    Full,
+    /// A bit of a log or checkpoint flips while its node is down: that is found and named, and the replica is
+    /// rebuilt from its peers.
+    Rot,
     /// A leader of an earlier reign, deposed but not yet known to be, goes on.
     Ghost,
 }
 
 /// Every fault with the name it has on the command line.
-pub const FAULTS: [(&str, Fault); 9] = [
+pub const FAULTS: [(&str, Fault); 16] = [
     ("loss", Fault::Loss),
     ("delay", Fault::Delay),
     ("duplicate", Fault::Duplicate),
@@ -39,6 +55,13 @@ pub const FAULTS: [(&str, Fault); 9] = [
     ("skew", Fault::Skew),
     ("disk", Fault::Disk),
     ("slow", Fault::Slow),
+    ("isolate", Fault::Isolate),
+    ("stall", Fault::Stall),
+    ("crash", Fault::Crash),
+    ("power", Fault::Power),
+    ("eio", Fault::Eio),
+    ("full", Fault::Full),
+    ("rot", Fault::Rot),
     ("ghost", Fault::Ghost),
 ];
 
@@ -98,6 +121,8 @@ pub struct Profile {
     pub durability: Durability,
     /// Cores of every node.
     pub cores: usize,
+    /// The share of transactions that only read.
+    pub reading: f64,
     /// One-way delay between two nodes, before anything goes wrong.
     pub delay_ns: u64,
     /// Added to it, evenly drawn; 0 keeps frames of a pair in order.
@@ -111,11 +136,25 @@ pub struct Profile {
     /// Mean time between two outages of a link; 0 is never.
     pub outage_every_ns: u64,
     pub outage_ns: u64,
+    /// Mean time between two isolations of a node, or stalls; 0 is never.
+    pub isolation_every_ns: u64,
+    pub stall_every_ns: u64,
+    /// Mean time between two crashes of a node, and two of all of them at once; 0 is never.
+    pub crash_every_ns: u64,
+    pub power_every_ns: u64,
+    /// How long each lasts at most.
+    pub absence_ns: u64,
+    pub election_timeout_ns: u64,
     /// Clocks are off by at most this.
     pub skew_ns: u64,
     /// Of a log write, least and most.
     pub disk_ns: (u64, u64),
     pub disk_spike: f64,
+    /// Chance that a write fails, and that there is no room when a segment is made.
+    pub disk_fails: f64,
+    pub disk_full: f64,
+    /// Chance per restart of a node that a bit of one of its disks has flipped.
+    pub rot: f64,
     /// Chance that a turn is followed by a pause, and how long at most.
     pub pause: f64,
     pub pause_ns: u64,
@@ -131,12 +170,17 @@ impl Profile {
         let (reorder, outage) = (some(Fault::Reorder, 0.8), some(Fault::Partition, 0.3));
         let (skew, slow_disk) = (some(Fault::Skew, 0.7), some(Fault::Disk, 0.5));
         let (slow, ghost) = (some(Fault::Slow, 0.4), some(Fault::Ghost, 0.6));
+        let (isolate, stall) = (some(Fault::Isolate, 0.4), some(Fault::Stall, 0.4));
+        let (crash, power) = (some(Fault::Crash, 0.5), some(Fault::Power, 0.2));
+        let (eio, full) = (some(Fault::Eio, 0.2), some(Fault::Full, 0.2));
+        let rot = some(Fault::Rot, 0.3);
         let delay_ns = *pick(prng, &[20 * US, 100 * US, 100 * US, MS, 25 * MS]);
         let durabilities =
             [Durability::QuorumDisk, Durability::QuorumDisk, Durability::Memory, Durability::LeaderDisk];
         Profile {
             durability: *pick(prng, &durabilities),
             cores: prng.usize(1..=2),
+            reading: *pick(prng, &[0.2, 0.2, 0.9]),
             delay_ns,
             jitter_ns: if reorder { prng.u64(1..=delay_ns * 2) } else { 0 },
             loss: if loss { *pick(prng, &[0.001, 0.01, 0.05]) } else { 0.0 },
@@ -145,20 +189,46 @@ impl Profile {
             spike_ns: *pick(prng, &[2 * MS, 100 * MS]),
             outage_every_ns: if outage { prng.u64(SECOND..=10 * SECOND) } else { 0 },
             outage_ns: prng.u64(10 * MS..=2 * SECOND),
+            isolation_every_ns: if isolate { prng.u64(SECOND..=6 * SECOND) } else { 0 },
+            stall_every_ns: if stall { prng.u64(SECOND..=6 * SECOND) } else { 0 },
+            crash_every_ns: if crash { prng.u64(500 * MS..=6 * SECOND) } else { 0 },
+            power_every_ns: if power { prng.u64(2 * SECOND..=10 * SECOND) } else { 0 },
+            absence_ns: prng.u64(100 * MS..=4 * SECOND),
+            election_timeout_ns: *pick(prng, &[150 * MS, 300 * MS, SECOND]),
             skew_ns: if skew { *pick(prng, &[50 * US, 5 * MS, 120 * MS]) } else { 0 },
             disk_ns: if slow_disk { (100 * US, 20 * MS) } else { (50 * US, 300 * US) },
             disk_spike: if slow_disk { 0.01 } else { 0.0 },
+            disk_fails: if eio { *pick(prng, &[0.0001, 0.001]) } else { 0.0 },
+            disk_full: if full { 0.2 } else { 0.0 },
+            rot: if rot { *pick(prng, &[0.1, 0.5]) } else { 0.0 },
             pause: if slow { 0.0005 } else { 0.0 },
             pause_ns: *pick(prng, &[MS, 30 * MS, 400 * MS]),
             ghost_every_ns: if ghost { prng.u64(200 * MS..=2 * SECOND) } else { 0 },
         }
     }
 
+    /// How the disks of this world behave.
+    pub fn disk_faults(&self) -> DiskFaults {
+        // Elsewhere a node that leaves takes with it what only it remembers.
+        let fails = if self.durability == Durability::QuorumDisk { self.disk_fails } else { 0.0 };
+        let hardships = Hardships {
+            slow: self.disk_spike,
+            slow_ns: 500 * MS,
+            stuck: fails / 10.0,
+            failed: fails,
+            full: self.disk_full,
+            full_ns: 3 * SECOND,
+        };
+        DiskFaults { write_ns: self.disk_ns, hardships, lies: Lies::default() }
+    }
+
     /// The same world without anything that goes wrong: what a run ends in.
     pub fn heal(&mut self) {
         (self.loss, self.duplicate, self.spike, self.pause) = (0.0, 0.0, 0.0, 0.0);
         (self.outage_every_ns, self.ghost_every_ns) = (0, 0);
-        self.disk_spike = 0.0;
+        (self.isolation_every_ns, self.stall_every_ns) = (0, 0);
+        (self.crash_every_ns, self.power_every_ns) = (0, 0);
+        (self.disk_spike, self.disk_fails, self.disk_full, self.rot) = (0.0, 0.0, 0.0, 0.0);
     }
 }
 

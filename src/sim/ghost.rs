@@ -114,6 +114,7 @@ fn prepare(world: &mut World) -> Result<(), String> {
     let leader = world.config.leader_of(partition);
     let Some(core) = world.cores.iter().position(|core| {
         core.me.node == leader
+            && core.is_up()
             && core.core.replicas().iter().any(|replica| replica.id == partition && replica.open)
     }) else {
         return Ok(());

@@ -5,6 +5,7 @@
 //! | `run` | one seed from start to verdict: load, heal, demand progress, check |
 //! | `world` | cores, network, logs and clocks under one queue of events |
 //! | `faults` | what goes wrong, and how much of it in one seed |
+//! | `disk` | a core's log and checkpoints on a drive that crashes and lies |
 //! | `ghost` | deposed leaders that go on |
 //! | `clients` | what is submitted, and what is written down of the answers |
 //! | `truth` | what an onlooker who sees every replica knows |
@@ -17,6 +18,7 @@
 mod board;
 pub mod check;
 mod clients;
+pub mod disk;
 mod faults;
 mod ghost;
 mod graph;

@@ -9,7 +9,7 @@ use super::clients::{Recorder, TABLE, key_id, write_id};
 use super::faults::{Faults, Profile};
 use super::history::{KeyId, WriteId};
 use super::truth::Truth;
-use super::world::{World, WorldStats};
+use super::world::{SimCore, World, WorldStats};
 use crate::bounds::SECOND;
 use crate::config::{Config, LocalCluster, Routing, Table};
 use crate::partition::Replica;
@@ -38,6 +38,9 @@ pub struct Passed {
     pub summary: Summary,
     pub world: WorldStats,
     pub slots: u64,
+    /// Epochs that opened.
+    pub reigns: u64,
+    pub rolled_back: u64,
     /// How long the cluster believes it ran.
     pub virtual_ns: u64,
 }
@@ -64,6 +67,7 @@ pub fn run_seed(options: &Options, seed: u64) -> Result<Passed, Failure> {
         replicas: options.replicas,
         partitions: options.partitions,
         durability: profile.durability,
+        election_timeout_ns: Some(profile.election_timeout_ns),
         tables,
         cpus: profile.cores,
         ..LocalCluster::default()
@@ -78,8 +82,11 @@ pub fn run_seed(options: &Options, seed: u64) -> Result<Passed, Failure> {
     let mut world = World::new(&config, profile, recorder, prng);
     match drive(&mut world) {
         Ok(summary) => {
-            let slots = world.recorder.borrow().truth.slots;
-            Ok(Passed { summary, world: world.stats, slots, virtual_ns: world.now })
+            let recorder = world.recorder.borrow();
+            let (slots, reigns, rolled_back) =
+                (recorder.truth.slots, recorder.truth.reigns(), recorder.rolled_back);
+            drop(recorder);
+            Ok(Passed { summary, world: world.stats, slots, reigns, rolled_back, virtual_ns: world.now })
         }
         Err(why) => Err(failure(world.now, why)),
     }
@@ -101,7 +108,7 @@ fn drive(world: &mut World) -> Result<Summary, String> {
             return Err(format!("no rest: {}", unrest(world)));
         }
     }
-    let rows = final_state(world)?;
+    let rows = final_state(world).map_err(|why| format!("{why}; {}", places(world)))?;
     check::check(&world.recorder.borrow().history, &rows).map_err(|violation| violation.to_string())
 }
 
@@ -115,17 +122,23 @@ fn advance(world: &mut World) -> Result<(), String> {
 /// Everything answered, released, replayed and decided.
 fn is_at_rest(world: &World) -> bool {
     world.recorder.borrow().open == 0
+        && world.cores.iter().all(SimCore::is_up)
         && world
             .cores
             .iter()
+            .filter(|core| core.is_up())
             .flat_map(|core| core.core.replicas())
             .all(|replica| unrest_of(replica).is_none())
         && same_ends(world)
 }
 
-/// Every replica of a partition has learned as much as the others.
+/// Every partition is led, and each of its replicas has learned as much as the others.
 fn same_ends(world: &World) -> bool {
     (0..world.config.partition_count() as u16).map(PartitionId).all(|partition| {
+        // A stream that nobody leads has yet to learn what it holds.
+        if !replicas_of(world, partition).any(|replica| replica.open) {
+            return false;
+        }
         let mut ends = replicas_of(world, partition).map(|replica| replica.stream.chosen_end());
         let first = ends.next();
         ends.all(|end| Some(end) == first)
@@ -136,7 +149,12 @@ fn replicas_of(
     world: &World,
     partition: PartitionId,
 ) -> impl Iterator<Item = &Replica<super::clients::Work>> {
-    world.cores.iter().flat_map(|core| core.core.replicas()).filter(move |replica| replica.id == partition)
+    world
+        .cores
+        .iter()
+        .filter(|core| core.is_up())
+        .flat_map(|core| core.core.replicas())
+        .filter(move |replica| replica.id == partition)
 }
 
 fn unrest_of<P: Procedure>(replica: &Replica<P>) -> Option<String> {
@@ -153,10 +171,39 @@ fn unrest_of<P: Procedure>(replica: &Replica<P>) -> Option<String> {
 fn unrest(world: &World) -> String {
     let open = world.recorder.borrow().open;
     let mut parts = vec![format!("{open} transactions without their last answer")];
-    parts.extend(world.cores.iter().flat_map(|core| core.core.replicas()).filter_map(unrest_of));
+    parts.extend(
+        world
+            .cores
+            .iter()
+            .filter(|core| core.is_up())
+            .flat_map(|core| core.core.replicas())
+            .filter_map(unrest_of),
+    );
     if !same_ends(world) {
-        parts.push("replicas have learned different numbers of slots".to_string());
+        parts.push("not led, or learned to different ends".to_string());
+        parts.push(places(world));
     }
+    parts.join("; ")
+}
+
+/// Where every stream stands, for whoever reads of a failure.
+fn places(world: &World) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend(world.cores.iter().flat_map(|core| {
+        core.core.replicas().iter().map(move |replica| {
+            let (node, id, stream) = (core.me.node, replica.id, &replica.stream);
+            format!(
+                "{node:?} {id:?} {:?} of {:?}, promised {:?}, open {}: slots {}..{} of {}",
+                stream.role(),
+                stream.leader(),
+                stream.promised(),
+                replica.open,
+                stream.floor().0,
+                stream.chosen_end().0,
+                stream.next_slot().0
+            )
+        })
+    }));
     parts.join("; ")
 }
 

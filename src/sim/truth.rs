@@ -1,22 +1,22 @@
 //! What an onlooker who sees every replica knows: which slots a majority holds, how far every shard has
 //! really got, and so which transactions are really safe.
 //!
-//! Checked as it happens:
-//!   1. One value per slot, whoever learns it.
-//!   2. No entry at or below an earlier promise of its stream and epoch, and promises never fall.
-//!   3. No watermark is believed above what is really replicated.
-//!   4. No durable reply before the transaction and all it read from are really durable everywhere.
+//! Checked as it happens, beside what `stream` checks of each stream:
+//!   1. No watermark falls, and none is believed above what is really replicated, or above where its epoch
+//!      ended.
+//!   2. No durable reply before the transaction and all it read from are really durable everywhere.
 #![forbid(unsafe_code)]
 
+mod stream;
+
 use super::history::{TxnIndex, WriteId};
-use crate::config::{Config, Durability};
+use crate::config::Config;
 use crate::partition::{Core, Replica};
-use crate::paxos::Stream;
 use crate::txn::Procedure;
-use crate::types::{Epoch, NodeId, PartitionId, ShardId, Slot, Timestamp, Watermark};
-use crate::wire::BatchView;
+use crate::types::{Epoch, NodeId, PartitionId, ShardId, Timestamp, Watermark};
 use hashbrown::HashMap;
 use std::rc::Rc;
+use stream::StreamTruth;
 
 pub struct Truth {
     config: Rc<Config>,
@@ -27,21 +27,6 @@ pub struct Truth {
     vectors: HashMap<(NodeId, u16), Vec<Watermark>, foldhash::fast::FixedState>,
     /// Timestamps of slots checked: for the report.
     pub slots: u64,
-}
-
-struct StreamTruth {
-    /// The value of every slot anybody has learned.
-    chosen: Vec<Rc<[u8]>>,
-    /// Epoch and promise behind each slot of `chosen`.
-    promises: Vec<Watermark>,
-    /// By slot: which replicas hold it, as durably as the mode demands, one bit each.
-    held: Vec<u8>,
-    /// Every slot below is held so by a majority.
-    majority_end: usize,
-    /// By replica: every slot below has been compared.
-    compared: Vec<u64>,
-    /// By replica: its own log holds every slot below.
-    logged: Vec<u64>,
 }
 
 struct TxnTruth {
@@ -57,14 +42,7 @@ impl Truth {
     pub fn new(config: &Rc<Config>) -> Truth {
         let stream = |partition| {
             let replicas = config.replicas_of(PartitionId(partition)).len();
-            StreamTruth {
-                chosen: Vec::new(),
-                promises: Vec::new(),
-                held: Vec::new(),
-                majority_end: 0,
-                compared: vec![0; replicas],
-                logged: vec![0; replicas],
-            }
+            StreamTruth::new(PartitionId(partition), replicas, config.durability)
         };
         Truth {
             streams: (0..config.partition_count() as u16).map(stream).collect(),
@@ -105,7 +83,7 @@ impl Truth {
         self.writers.extend(written.iter().map(|id| (*id, index)));
     }
 
-    /// Invariant 4: of a transaction that its client was just told is durable.
+    /// Invariant 2: of a transaction that its client was just told is durable.
     pub fn check_durable(&mut self, index: TxnIndex) -> Result<(), String> {
         let mut pending = vec![index];
         while let Some(at) = pending.pop() {
@@ -114,11 +92,11 @@ impl Truth {
                 continue;
             }
             for shard in txn.shards.iter().filter(|_| txn.wrote) {
-                let really = self.watermark(*shard);
-                if txn.timestamp > really.timestamp {
+                let really = self.farthest(*shard);
+                if txn.timestamp > really {
                     return Err(format!(
-                        "{index} was called durable, but {at} at {:?} rests on {shard:?}, which a majority holds up to {:?} only",
-                        txn.timestamp, really.timestamp
+                        "{index} was called durable, but {at} at {:?} rests on {shard:?}, which a majority holds up to {really:?} only",
+                        txn.timestamp
                     ));
                 }
             }
@@ -128,18 +106,36 @@ impl Truth {
         Ok(())
     }
 
-    /// How far a shard has really got.
-    fn watermark(&self, shard: ShardId) -> Watermark {
-        let marks = self.config.partitions_of(shard).map(|partition| {
-            let stream = &self.streams[usize::from(partition.0)];
-            let mut end = stream.majority_end;
-            if self.config.durability == Durability::LeaderDisk {
-                end = end.min(stream.logged[0] as usize);
+    /// How far an epoch of a shard has really got.
+    fn reached(&self, shard: ShardId, epoch: Epoch) -> Timestamp {
+        let streams =
+            self.config.partitions_of(shard).map(|partition| &self.streams[usize::from(partition.0)]);
+        streams.map(|stream| stream.reached(epoch)).min().unwrap_or_default()
+    }
+
+    /// The highest timestamp that any epoch of a shard has really got to.
+    fn farthest(&self, shard: ShardId) -> Timestamp {
+        let first = self.config.partitions_of(shard).next().expect("a shard has a partition");
+        let first = &self.streams[usize::from(first.0)];
+        let reached = first.epochs().map(|epoch| self.reached(shard, epoch));
+        // What a change of leader found replicated is safe, whatever the disk of the old leader held.
+        reached.chain(first.facts.values().copied()).max().unwrap_or_default()
+    }
+
+    /// Epochs that opened, all shards together.
+    pub fn reigns(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.opened).sum()
+    }
+
+    /// The node has restarted and knows nothing of what it knew.
+    pub fn forget(&mut self, node: NodeId) {
+        self.vectors.retain(|(known, _), _| *known != node);
+        for partition in (0..self.config.partition_count() as u16).map(PartitionId) {
+            let replicas = self.config.replicas_of(partition);
+            if let Some(me) = replicas.iter().position(|replica| *replica == node) {
+                self.streams[usize::from(partition.0)].forget(me);
             }
-            let end = end.min(stream.promises.len());
-            if end == 0 { Watermark::default() } else { stream.promises[end - 1] }
-        });
-        marks.min().unwrap_or_default()
+        }
     }
 
     /// Looks at a core after one of its turns.
@@ -160,10 +156,18 @@ impl Truth {
         }
         before.clone_from(&seen);
         for (shard, believed) in (0..shards).map(ShardId).zip(&seen) {
-            let really = self.watermark(shard);
-            if believed.timestamp > really.timestamp {
+            let really = self.reached(shard, believed.epoch);
+            if believed.timestamp > really {
                 return Err(format!(
                     "{node:?} believes {shard:?} to be at {believed:?}, but a majority holds it up to {really:?} only"
+                ));
+            }
+            let first = self.config.partitions_of(shard).next().expect("a shard has a partition");
+            if let Some(end) = self.streams[usize::from(first.0)].facts.get(&believed.epoch)
+                && believed.timestamp > *end
+            {
+                return Err(format!(
+                    "{node:?} believes {shard:?} to be at {believed:?}, which closed at {end:?}"
                 ));
             }
         }
@@ -171,94 +175,12 @@ impl Truth {
     }
 
     fn observe_stream<P: Procedure>(&mut self, node: NodeId, replica: &Replica<P>) -> Result<(), String> {
-        let partition = replica.id;
-        let stream = &mut self.streams[usize::from(partition.0)];
-        let replicas = self.config.replicas_of(partition);
+        let replicas = self.config.replicas_of(replica.id);
         let Some(me) = replicas.iter().position(|replica| *replica == node) else { return Ok(()) };
-        let seen = &replica.stream;
-        stream.logged[me] = seen.persisted_end().0;
-        stream.count_votes(me, replicas.len(), self.config.durability, seen);
-        while stream.compared[me] < seen.chosen_end().0 {
-            let slot = stream.compared[me];
-            stream.compared[me] += 1;
-            let Some((_, batch)) = seen.accepted(Slot(slot)) else {
-                // Dropped within the turn that learned it: a shard of one replica keeps nothing.
-                if stream.chosen.len() == slot as usize {
-                    stream.chosen.push(Rc::from([]));
-                    stream.promises.push(replica.applied());
-                }
-                continue;
-            };
-            match stream.chosen.get(slot as usize) {
-                Some(known) if known == batch => {}
-                Some(_) => return Err(format!("{partition:?} slot {slot}: two values were chosen")),
-                None if stream.chosen.len() == slot as usize => {
-                    self.slots += 1;
-                    stream.learn(partition, batch)?;
-                }
-                None => return Err(format!("{partition:?} slot {slot} was learned before those below it")),
-            }
-        }
-        // What a majority holds is as good as chosen, though nobody has learned it yet.
-        while let Some((_, batch)) = seen.accepted(Slot(stream.promises.len() as u64)) {
-            stream.promise(partition, batch)?;
-        }
-        Ok(())
-    }
-}
-
-impl StreamTruth {
-    /// Notes what one replica holds above what a majority does.
-    fn count_votes(&mut self, me: usize, replicas: usize, durability: Durability, seen: &Stream) {
-        let end = seen.next_slot().0 as usize;
-        if self.held.len() < end {
-            self.held.resize(end, 0);
-        }
-        for slot in self.majority_end..end {
-            let at = Slot(slot as u64);
-            let holds = match durability {
-                Durability::QuorumDisk => seen.is_persisted(at),
-                Durability::Memory | Durability::LeaderDisk => seen.accepted(at).is_some(),
-            };
-            if holds || at < seen.floor() {
-                self.held[slot] |= 1 << me;
-            }
-        }
-        let majority = replicas / 2 + 1;
-        while self.held.get(self.majority_end).is_some_and(|bits| bits.count_ones() as usize >= majority) {
-            self.majority_end += 1;
-        }
-    }
-
-    fn learn(&mut self, partition: PartitionId, batch: &Rc<[u8]>) -> Result<(), String> {
-        if self.promises.len() == self.chosen.len() {
-            self.promise(partition, batch)?;
-        }
-        self.chosen.push(batch.clone());
-        Ok(())
-    }
-
-    /// Notes the promise of the next slot. Epochs do not change yet, so its first value is its last.
-    fn promise(&mut self, partition: PartitionId, batch: &[u8]) -> Result<(), String> {
-        let slot = self.promises.len();
-        let view = BatchView::parse(batch).map_err(|error| format!("{partition:?} slot {slot}: {error}"))?;
-        let promised = Watermark { epoch: view.epoch(), timestamp: view.promise() };
-        let before = self.promises.last().copied().unwrap_or_default();
-        if promised.epoch == before.epoch && promised < before {
-            return Err(format!(
-                "{partition:?} slot {slot}: the promise fell from {before:?} to {promised:?}"
-            ));
-        }
-        let broken = |entry: &crate::wire::EntryView<'_>| {
-            before.epoch == promised.epoch && before.epoch != Epoch(0) && entry.timestamp <= before.timestamp
-        };
-        if let Some(entry) = view.entries().find(broken) {
-            return Err(format!(
-                "{partition:?} slot {slot}: an entry at {:?} after the promise of {before:?}",
-                entry.timestamp
-            ));
-        }
-        self.promises.push(promised);
+        let stream = &mut self.streams[usize::from(replica.id.0)];
+        let before = stream.chosen_end;
+        stream.observe(me, replica)?;
+        self.slots += (stream.chosen_end - before) as u64;
         Ok(())
     }
 }

@@ -7,13 +7,18 @@
 
 use super::board::SimBoard;
 use super::clients::{Clients, Recorder, Work};
-use super::faults::Profile;
+use super::disk::{
+    CheckpointFaults, CheckpointPort, Crash, DiskFaults, Medium, Owed, SimCheckpoints, SimDisk,
+    SimDiskOptions,
+};
+use super::faults::{Profile, pick};
 use super::ghost::Ghosts;
-use crate::bounds::US;
-use crate::config::Config;
-use crate::partition::{Core, Driver, Log, Parcel, Ports};
+use crate::bounds::{KIB, US};
+use crate::config::{Config, Durability};
+use crate::partition::{Cargo, Core, Driver, Log, Parcel, Ports, Recovery};
 use crate::types::{CoreId, Endpoint, Lsn, NodeId, Prng, Timestamp};
-use crate::wal::Record;
+use crate::wal::LogIdentity;
+use crate::wal::checkpoint::CheckpointReader;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -41,13 +46,23 @@ pub struct SimNode {
     board: SimBoard,
     /// How far its clock is off.
     skew_ns: i64,
+    incarnation: u64,
+    /// It dies in its next turn, so.
+    dying: Option<Death>,
 }
 
 pub struct SimCore {
     pub me: Endpoint,
     pub core: Core<Work>,
     pub clients: Clients,
-    log: SimLog,
+    /// `None` while the node is down; then `medium` is what its disk holds.
+    disk: Option<SimDisk>,
+    medium: Option<Medium>,
+    checkpoints: SimCheckpoints,
+    /// It has lost its log, and has not got back yet what it had accepted.
+    mends: bool,
+    /// When the disk next has something to do.
+    disk_at: u64,
     inbox: Vec<Vec<u8>>,
     parcels: VecDeque<Parcel>,
     durable: Lsn,
@@ -64,13 +79,10 @@ pub struct WorldStats {
     pub frames: u64,
     pub frames_lost: u64,
     pub ghosts: u64,
-}
-
-/// A log that remembers nothing but how far it has got.
-#[derive(Default)]
-struct SimLog {
-    appended: Lsn,
-    submitted: Lsn,
+    pub isolations: u64,
+    pub stalls: u64,
+    pub crashes: u64,
+    pub rots: u64,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -83,21 +95,32 @@ struct Event {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Frame { core: usize, frame: Vec<u8> },
-    Durable { core: usize, lsn: Lsn },
+    Disk { core: usize },
     Wake { core: usize },
     Outage,
+    Isolation,
+    Stall,
+    Crash,
+    Power,
+    Restart { node: NodeId },
     Ghost,
 }
 
-impl Log for SimLog {
-    fn append(&mut self, record: &Record<'_>) -> Lsn {
-        self.appended = Lsn(self.appended.0 + 40 + record.payload.len() as u64);
-        self.appended
-    }
+/// Where in its turn a node dies, and what that does to its disk.
+#[derive(Clone, Copy, Debug)]
+struct Death {
+    stage: Stage,
+    crash: Crash,
+}
 
-    fn room(&self) -> usize {
-        usize::MAX
-    }
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Stage {
+    /// Nothing of what the turn brought is on its way to the disk.
+    Executed,
+    /// Nothing of it has been sent.
+    Submitted,
+    /// Some of it has.
+    Sending,
 }
 
 impl World {
@@ -110,8 +133,9 @@ impl World {
         let node_count = config.nodes.len();
         let skew = |prng: &mut Prng| prng.i64(-(profile.skew_ns as i64)..=profile.skew_ns as i64);
         let board = || SimBoard::new(config.partition_count(), config.shards.len());
-        let nodes: Vec<SimNode> =
-            (0..node_count).map(|_| SimNode { board: board(), skew_ns: skew(&mut prng) }).collect();
+        let nodes: Vec<SimNode> = (0..node_count)
+            .map(|_| SimNode { board: board(), skew_ns: skew(&mut prng), incarnation: 1, dying: None })
+            .collect();
         let mut cores = Vec::new();
         for node in (0..node_count as u16).map(NodeId) {
             for core in (0..config.cores(node) as u16).map(CoreId) {
@@ -121,8 +145,19 @@ impl World {
                 cores.push(SimCore {
                     me,
                     core: Core::new(config, me, 1, prng.u64(..)),
-                    clients: Clients::new(recorder.clone(), config.clone(), first, prng.fork(), skew_ns),
-                    log: SimLog::default(),
+                    clients: Clients::new(
+                        recorder.clone(),
+                        config.clone(),
+                        first,
+                        prng.fork(),
+                        skew_ns,
+                        profile.reading,
+                    ),
+                    disk: None,
+                    medium: Some(Medium::new(SEGMENT_BYTES)),
+                    checkpoints: SimCheckpoints::new(CheckpointFaults::NONE),
+                    mends: false,
+                    disk_at: u64::MAX,
                     inbox: Vec::new(),
                     parcels: VecDeque::new(),
                     durable: Lsn::default(),
@@ -147,6 +182,7 @@ impl World {
             prng,
         };
         for core in 0..world.cores.len() {
+            world.open_disk(core).expect("a new disk opens");
             let at = world.prng.u64(..1_000 * US);
             world.wake(core, at);
         }
@@ -162,16 +198,21 @@ impl World {
         self.stats.events += 1;
         match event.what {
             What::Frame { core, frame } => {
-                self.cores[core].inbox.push(frame);
-                self.wake_soon(core);
+                if self.cores[core].is_up() {
+                    self.cores[core].inbox.push(frame);
+                    self.wake_soon(core);
+                }
             }
-            What::Durable { core, lsn } => {
-                self.cores[core].durable = self.cores[core].durable.max(lsn);
-                self.wake_soon(core);
-            }
+            What::Disk { core } if self.cores[core].disk_at == event.at => self.work_disk(core),
+            What::Disk { .. } => {}
             What::Wake { core } if self.cores[core].wake_at == event.at => self.turn(core)?,
             What::Wake { .. } => {}
             What::Outage => self.begin_outage(),
+            What::Isolation => self.isolate(),
+            What::Stall => self.stall(),
+            What::Crash => self.doom_one(),
+            What::Power => self.cut_power(),
+            What::Restart { node } => self.restart(node)?,
             What::Ghost => self.haunt()?,
         }
         Ok(true)
@@ -181,6 +222,11 @@ impl World {
     pub fn heal(&mut self) {
         self.profile.heal();
         self.outages.clear();
+        for core in &mut self.cores {
+            if let Some(disk) = &mut core.disk {
+                disk.set_faults(self.profile.disk_faults());
+            }
+        }
         super::ghost::tell_all(self);
     }
 
@@ -191,7 +237,7 @@ impl World {
 
     /// Hands a core a message as if it came from an endpoint nobody will answer.
     pub fn inject(&mut self, core: usize, message: Vec<u8>) {
-        self.cores[core].parcels.push_back(Parcel { from: CoreId(0), is_request: false, message });
+        self.cores[core].parcels.push_back(Parcel { from: CoreId(0), cargo: Cargo::Message(message) });
         self.wake_soon(core);
     }
 
@@ -205,13 +251,18 @@ impl World {
         self.stats.turns += 1;
         let me = self.cores[at].me;
         let now = self.local_time(me.node);
-        let SimCore { core, clients, log, inbox, parcels, durable, wake_at, .. } = &mut self.cores[at];
+        let local = Timestamp(self.now);
+        let World { cores, nodes, prng, .. } = self;
+        let SimCore { core, clients, disk, checkpoints, inbox, parcels, durable, wake_at, .. } =
+            &mut cores[at];
         *wake_at = u64::MAX;
-        let board = &self.nodes[usize::from(me.node.0)].board;
+        let Some(log) = disk else { return Ok(()) };
+        let board = &nodes[usize::from(me.node.0)].board;
         inbox.drain(..).for_each(|frame| core.on_frame(now, &frame));
         core.on_durable(now, *durable);
-        let room = log.room();
-        let mut ports = Ports { log, board };
+        let room = Log::room(log);
+        let checkpoints = &mut CheckpointPort { checkpoints, now: local, prng };
+        let mut ports = Ports { log, checkpoints, board };
         parcels.drain(..).for_each(|parcel| core.on_parcel(now, parcel, &mut ports));
         core.begin_turn(now, &mut ports);
         clients.turn(now, &mut core.desk(now, room));
@@ -223,31 +274,58 @@ impl World {
         if let Some(fault) = self.recorder.borrow_mut().fault.take() {
             return Err(fault);
         }
-        self.submit_log(at);
-        self.send_frames(at, now);
+        let dying = self.nodes[usize::from(me.node.0)].dying.take();
+        let dies_at = |stage| dying.filter(|death| death.stage == stage).map(|death| death.crash);
+        if let Some(crash) = dies_at(Stage::Executed) {
+            self.crash(me.node, crash);
+            return Ok(());
+        }
+        self.work_disk(at);
+        if let Some(crash) = dies_at(Stage::Submitted) {
+            self.crash(me.node, crash);
+            return Ok(());
+        }
+        let most = if dying.is_some() { self.prng.usize(..8) } else { usize::MAX };
+        self.send_frames(at, now, most);
+        if let Some(crash) = dies_at(Stage::Sending) {
+            self.crash(me.node, crash);
+            return Ok(());
+        }
         self.pass_parcels(at);
         self.schedule_next_turn(at, now);
         Ok(())
     }
 
-    fn submit_log(&mut self, at: usize) {
-        let log = &mut self.cores[at].log;
-        if log.appended > log.submitted {
-            log.submitted = log.appended;
-            let lsn = log.appended;
-            let (least, most) = self.profile.disk_ns;
-            let mut takes = self.prng.u64(least..=most);
-            if self.prng.f64() < self.profile.disk_spike {
-                takes += self.prng.u64(..500_000 * US);
+    /// Takes what the disk has done, and gives it what there is to do.
+    fn work_disk(&mut self, at: usize) {
+        let now = Timestamp(self.now);
+        let World { cores, prng, .. } = self;
+        let core = &mut cores[at];
+        let Some(disk) = &mut core.disk else { return };
+        let node = core.me.node;
+        match disk.complete(now) {
+            Ok(durable) if durable > core.durable => {
+                core.durable = durable;
+                disk.submit(now, prng);
+                self.wake_soon(at);
             }
-            self.schedule(self.now + takes, What::Durable { core: at, lsn });
+            Ok(_) => disk.submit(now, prng),
+            // A failed write is never believed: the node leaves.
+            Err(_) => return self.crash(node, Crash::ProcessKill),
+        }
+        let due = self.cores[at].disk.as_ref().and_then(SimDisk::next_due).map_or(u64::MAX, |due| due.0);
+        self.cores[at].disk_at = due;
+        if due < u64::MAX {
+            self.cores[at].disk_at = due.max(self.now);
+            self.schedule(due.max(self.now), What::Disk { core: at });
         }
     }
 
-    fn send_frames(&mut self, at: usize, now: Timestamp) {
+    fn send_frames(&mut self, at: usize, now: Timestamp, most: usize) {
         let from = self.cores[at].me.node;
         let mut frame = std::mem::take(&mut self.frame);
-        while let Some(to) = self.cores[at].core.poll_tx(now, &mut frame) {
+        for _ in 0..most {
+            let Some(to) = self.cores[at].core.poll_tx(now, &mut frame) else { break };
             self.stats.frames += 1;
             let cut = self.outages.iter().any(|(link, until)| *link == (from, to.node) && *until > self.now);
             if cut || self.prng.f64() < self.profile.loss {
@@ -293,9 +371,13 @@ impl World {
         let core = &mut self.cores[at];
         core.busy_until = self.now + TURN_NS + paused;
         let deadline = core.core.deadline().into_iter().chain(core.clients.deadline()).min();
+        let checkpointed = core.checkpoints.next_due().map(|due| due.0.max(core.busy_until));
+        if let Some(due) = checkpointed {
+            self.wake(at, due);
+        }
         if let Some(deadline) = deadline {
             let wait = deadline.since(now).min(WAIT_NS_MAX);
-            let at_least = core.busy_until;
+            let at_least = self.cores[at].busy_until;
             self.wake(at, (self.now + wait).max(at_least));
         }
     }
@@ -322,9 +404,17 @@ impl World {
     }
 
     fn schedule_faults(&mut self) {
-        for (every, what) in
-            [(self.profile.outage_every_ns, What::Outage), (self.profile.ghost_every_ns, What::Ghost)]
-        {
+        let Profile { outage_every_ns, isolation_every_ns, stall_every_ns, ghost_every_ns, .. } =
+            self.profile;
+        let Profile { crash_every_ns, power_every_ns, .. } = self.profile;
+        for (every, what) in [
+            (outage_every_ns, What::Outage),
+            (isolation_every_ns, What::Isolation),
+            (stall_every_ns, What::Stall),
+            (crash_every_ns, What::Crash),
+            (power_every_ns, What::Power),
+            (ghost_every_ns, What::Ghost),
+        ] {
             if every > 0 {
                 let at = self.now + self.prng.u64(every / 2..=every * 2);
                 self.schedule(at, what);
@@ -349,6 +439,195 @@ impl World {
         self.schedule(next, What::Outage);
     }
 
+    /// Cuts every link of a node, both ways, for a while.
+    fn isolate(&mut self) {
+        if self.profile.isolation_every_ns == 0 || self.nodes.len() < 2 {
+            return;
+        }
+        let alone = NodeId(self.prng.u16(..self.nodes.len() as u16));
+        let until = self.now + self.prng.u64(..self.profile.absence_ns);
+        for other in (0..self.nodes.len() as u16).map(NodeId).filter(|other| *other != alone) {
+            self.outages.push(((alone, other), until));
+            self.outages.push(((other, alone), until));
+        }
+        self.stats.isolations += 1;
+        let next = self.now + self.prng.u64(..self.profile.isolation_every_ns * 2);
+        self.schedule(next, What::Isolation);
+    }
+
+    /// Stops every core of a node; what arrives meanwhile waits.
+    fn stall(&mut self) {
+        if self.profile.stall_every_ns == 0 {
+            return;
+        }
+        let node = NodeId(self.prng.u16(..self.nodes.len() as u16));
+        let until = self.now + self.prng.u64(..self.profile.absence_ns);
+        for at in 0..self.cores.len() {
+            if self.cores[at].me.node == node && self.cores[at].is_up() {
+                self.cores[at].busy_until = self.cores[at].busy_until.max(until);
+                self.cores[at].wake_at = u64::MAX;
+                self.wake(at, until);
+            }
+        }
+        self.stats.stalls += 1;
+        let next = self.now + self.prng.u64(..self.profile.stall_every_ns * 2);
+        self.schedule(next, What::Stall);
+    }
+
+    /// A node dies in its next turn.
+    fn doom_one(&mut self) {
+        if self.profile.crash_every_ns == 0 {
+            return;
+        }
+        let next = self.now + self.prng.u64(..self.profile.crash_every_ns * 2);
+        self.schedule(next, What::Crash);
+        let node = NodeId(self.prng.u16(..self.nodes.len() as u16));
+        let stage = *pick(&mut self.prng, &[Stage::Executed, Stage::Submitted, Stage::Sending]);
+        let crash = *pick(&mut self.prng, &[Crash::PowerCut, Crash::ProcessKill]);
+        if self.is_up(node) && self.may_die(false) {
+            self.nodes[usize::from(node.0)].dying = Some(Death { stage, crash });
+        }
+    }
+
+    fn cut_power(&mut self) {
+        if self.profile.power_every_ns == 0 {
+            return;
+        }
+        let next = self.now + self.prng.u64(..self.profile.power_every_ns * 2);
+        self.schedule(next, What::Power);
+        for node in (0..self.nodes.len() as u16).map(NodeId) {
+            if self.is_up(node) && self.may_die(true) {
+                self.crash(node, Crash::PowerCut);
+            }
+        }
+    }
+
+    /// Where memory counts, a minority may lose it at a time: a replica that has not yet got back what it
+    /// forgot is of that minority.
+    fn may_die(&self, with_others: bool) -> bool {
+        let whole =
+            |core: &SimCore| core.is_up() && core.core.replicas().iter().all(|r| !r.stream.is_forgetful());
+        let dying = self.nodes.iter().any(|node| node.dying.is_some());
+        let alone = !with_others && !dying && self.nodes.len() > 2 && self.cores.iter().all(whole);
+        self.config.durability == Durability::QuorumDisk || alone
+    }
+
+    fn is_up(&self, node: NodeId) -> bool {
+        self.cores.iter().any(|core| core.me.node == node && core.is_up())
+    }
+
+    /// The node is gone, and with it all that is not on its disk.
+    fn crash(&mut self, node: NodeId, crash: Crash) {
+        self.stats.crashes += 1;
+        let now = self.local_time(node);
+        let World { cores, prng, now: at, .. } = self;
+        for core in cores.iter_mut().filter(|core| core.me.node == node) {
+            let Some(disk) = core.disk.take() else { continue };
+            core.mends &= core.core.replicas().iter().any(|replica| replica.stream.is_forgetful());
+            core.medium = Some(disk.crash(Timestamp(*at), prng, crash));
+            core.checkpoints.crash(Timestamp(*at), prng);
+            core.clients.abandon(now);
+            core.inbox.clear();
+            core.parcels.clear();
+            (core.wake_at, core.disk_at) = (u64::MAX, u64::MAX);
+        }
+        self.nodes[usize::from(node.0)].dying = None;
+        self.recorder.borrow_mut().truth.forget(node);
+        let after = self.prng.u64(..self.profile.absence_ns);
+        self.schedule(self.now + after, What::Restart { node });
+    }
+
+    fn restart(&mut self, node: NodeId) -> Result<(), String> {
+        let skew_ns = self.profile.skew_ns as i64;
+        let skew_ns = self.prng.i64(-skew_ns..=skew_ns);
+        let described = &mut self.nodes[usize::from(node.0)];
+        described.skew_ns = skew_ns;
+        described.incarnation += 1;
+        described.board = SimBoard::new(self.config.partition_count(), self.config.shards.len());
+        self.rot(node)?;
+        for at in 0..self.cores.len() {
+            if self.cores[at].me.node == node && !self.cores[at].is_up() {
+                self.cores[at].clients.set_skew(skew_ns);
+                self.open_disk(at)?;
+                self.wake_soon(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// A bit of one of the node's disks has flipped, if no other replica is short of anything: what a minority
+    /// loses, the others have. The node finds it, and starts without what it cannot trust.
+    fn rot(&mut self, node: NodeId) -> Result<(), String> {
+        let whole = |core: &SimCore| core.me.node == node || core.is_up() && !core.mends;
+        let bearable = self.config.durability == Durability::QuorumDisk && self.cores.iter().all(whole);
+        if !bearable || self.nodes.len() == 1 || self.prng.f64() >= self.profile.rot {
+            return Ok(());
+        }
+        let of_node = |(_, core): &(usize, &SimCore)| core.me.node == node;
+        let places: Vec<usize> = self.cores.iter().enumerate().filter(of_node).map(|(at, _)| at).collect();
+        let at = *pick(&mut self.prng, &places);
+        let World { cores, prng, .. } = self;
+        let core = &mut cores[at];
+        let Some(medium) = &mut core.medium else { return Ok(()) };
+        let sound = medium.clone();
+        if prng.u32(..4) == 0 && core.checkpoints.rot(prng).is_some() {
+            core.checkpoints.wipe();
+            medium.wipe_log();
+            core.mends = true;
+        } else if medium.rot(prng).is_some() {
+            match medium.owed() {
+                Owed::Everything => {}
+                // The last writes of all: nothing written later bears witness, and nobody could tell.
+                Owed::EndOrDamage(_) => *medium = sound,
+                Owed::Damage => {
+                    let identity = LogIdentity::new("sim", core.me.node, core.me.core);
+                    let options =
+                        SimDiskOptions { identity, write_bytes_max: WRITE_BYTES, faults: DiskFaults::NONE };
+                    if SimDisk::open(medium.clone(), options, &mut |_| {}).is_ok() {
+                        return Err(format!("{:?} opens its damaged log as if nothing were wrong", core.me));
+                    }
+                    medium.wipe_log();
+                    core.mends = true;
+                }
+            }
+        }
+        self.stats.rots += 1;
+        Ok(())
+    }
+
+    /// Makes a core of what its disk holds.
+    fn open_disk(&mut self, at: usize) -> Result<(), String> {
+        let me = self.cores[at].me;
+        let identity = LogIdentity::new("sim", me.node, me.core);
+        let faults = self.profile.disk_faults();
+        let options = SimDiskOptions { identity, write_bytes_max: WRITE_BYTES, faults };
+        let medium = self.cores[at].medium.take().expect("a core that is down has its medium");
+        let mut recovery = Recovery::nothing();
+        if self.cores[at].mends {
+            recovery.on_log_lost();
+        }
+        for partition in self.config.hosted(me.node, me.core) {
+            let Some(bytes) = self.cores[at].checkpoints.committed(partition) else { continue };
+            let cluster = LogIdentity::new(&self.config.name, me.node, me.core).cluster;
+            let mut reader = CheckpointReader::new(cluster, partition);
+            let read = reader.feed(bytes, &mut |piece| recovery.on_checkpoint(&self.config, piece));
+            let read = read.and_then(|()| reader.finish());
+            read.map_err(|damage| format!("{me:?} cannot read its checkpoint of {partition:?}: {damage}"))?;
+        }
+        let opened = SimDisk::open(medium, options, &mut |view| recovery.on_record(&view));
+        let opened = opened.map_err(|refused| format!("{me:?} cannot open its log: {}", refused.why))?;
+        for (partition, ballot) in &opened.votes {
+            recovery.on_vote(*partition, *ballot);
+        }
+        let incarnation = self.nodes[usize::from(me.node.0)].incarnation;
+        let core = &mut self.cores[at];
+        core.disk = Some(opened.disk);
+        core.durable = Lsn::default();
+        core.busy_until = self.now;
+        core.core = Core::restored(&self.config, me, incarnation, self.prng.u64(..), recovery);
+        Ok(())
+    }
+
     fn haunt(&mut self) -> Result<(), String> {
         if self.profile.ghost_every_ns == 0 {
             return Ok(());
@@ -360,6 +639,16 @@ impl World {
     }
 }
 
+impl SimCore {
+    pub fn is_up(&self) -> bool {
+        self.disk.is_some()
+    }
+}
+
+/// Small, so that a run crosses many segments; large enough for the largest batch a client makes.
+const SEGMENT_BYTES: usize = 128 * KIB;
+/// The most one write carries: a long run takes several, and a crash tears it in between.
+const WRITE_BYTES: usize = 16 * KIB;
 /// Virtual time 0 on every clock, before skew: far enough from 0 for clocks to be behind it.
 pub const EPOCH_NS: u64 = 1_000_000_000_000;
 /// What a turn takes.

@@ -157,6 +157,21 @@ impl Tree {
         debug_assert!(outcome.is_ok(), "the newest version is never too old");
     }
 
+    /// `scan` over the newest versions that `admits` lets through; keys without one are left out.
+    pub fn scan_admitted<F>(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        admits: impl Fn(&Version) -> bool,
+        visit: F,
+    ) where
+        F: FnMut(&[u8], &Version) -> ControlFlow<()>,
+    {
+        let read = |id| Ok(self.records.newest_admitted(id, &admits));
+        let outcome = self.visit_rows(from, to, Direction::Forward, read, visit);
+        debug_assert!(outcome.is_ok(), "what is kept is never too old");
+    }
+
     /// `scan` over the same range in descending order.
     pub fn rscan<F>(&self, from: &[u8], to: Option<&[u8]>, visit: F)
     where

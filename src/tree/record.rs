@@ -100,6 +100,17 @@ impl Records {
         &self.records[id.0].newest
     }
 
+    /// The newest version that `admits` lets through.
+    pub(super) fn newest_admitted(
+        &self,
+        id: RecordId,
+        admits: impl Fn(&Version) -> bool,
+    ) -> Option<&Version> {
+        let newest = self.newest(id);
+        let chained = || self.chain(id)?.iter().rev().find(|version| admits(version));
+        if admits(newest) { Some(newest) } else { chained() }
+    }
+
     /// The newest version at or below `at`.
     pub(super) fn at(&self, id: RecordId, at: Timestamp) -> Result<Option<&Version>, SnapshotTooOld> {
         let record = &self.records[id.0];

@@ -260,6 +260,11 @@ impl Run {
         Ok(())
     }
 
+    /// Whether a question to one of these partitions is open.
+    pub fn waits_for(&self, of: impl Fn(&PartitionId) -> bool) -> bool {
+        self.remote.iter().any(|remote| remote.answer.is_none() && of(&remote.partition))
+    }
+
     pub fn answered(&self, wanted: &[u32]) -> bool {
         wanted.iter().all(|at| self.remote[*at as usize].answer.is_some())
     }

@@ -16,7 +16,7 @@ use super::context::{Context, Halt, Question, Run, RunMode};
 use super::participant::{Commit, Known, PrepareRequest};
 use super::procedure::{Abort, BusyWith, Procedure, Reply};
 use super::store::Store;
-use crate::bounds::{ATTEMPTS_MAX, BACKOFF_NS_MAX, BACKOFF_NS_MIN, COORDINATED_MAX, HOLD_NS_MAX};
+use crate::bounds::{ATTEMPTS_MAX, BACKOFF_NS_MAX, BACKOFF_NS_MIN, COORDINATED_MAX, HOLD_NS_MAX, MS};
 use crate::config::Config;
 use crate::rules::{self, Rule};
 use crate::types::{Epoch, PartitionId, Prng, ShardId, Stamp, Timestamp, TxnId};
@@ -37,6 +37,8 @@ pub struct Coordinator<P> {
     decided: HashMap<u64, Decided, foldhash::fast::FixedState>,
     next_number: u64,
     backoffs: BinaryHeap<Reverse<(Timestamp, u64)>>,
+    /// Decisions that a participant refused to hear, and when they are told again.
+    untold: BinaryHeap<Reverse<(Timestamp, u64)>>,
     /// Smoothed time from prepare to vote, by shard.
     vote_ns: Vec<u64>,
 }
@@ -90,6 +92,7 @@ impl<P: Procedure> Coordinator<P> {
             decided: HashMap::default(),
             next_number: 1,
             backoffs: BinaryHeap::new(),
+            untold: BinaryHeap::new(),
             vote_ns: Vec::new(),
         }
     }
@@ -188,10 +191,12 @@ impl<P: Procedure> Coordinator<P> {
             self.backoffs.pop();
             self.resume(env, number);
         }
+        self.tell_again(env);
     }
 
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.backoffs.peek().map(|Reverse((due, _))| *due)
+        let first = |heap: &BinaryHeap<Reverse<(Timestamp, u64)>>| heap.peek().map(|Reverse((due, _))| *due);
+        first(&self.backoffs).into_iter().chain(first(&self.untold)).min()
     }
 
     /// An answer to a read or a scan of attempt `id`; `take` puts it into the run.
@@ -253,6 +258,8 @@ impl<P: Procedure> Coordinator<P> {
         let current = |active: &Active<P>| active.id == id && !active.phase.waits();
         if self.active.get(&id.number).is_some_and(current) {
             self.undo(env, id.number, Some(from), why);
+        } else if self.decided(id).is_some() {
+            self.on_commit_refused(env.now, id.number);
         }
     }
 
@@ -285,6 +292,65 @@ impl<P: Procedure> Coordinator<P> {
                 }
             }
             Ticket::None => {}
+        }
+    }
+
+    /// Another leader reigns over a shard, or the old one is known to be gone. Attempts that wait for an
+    /// answer of the old one are made again; decisions it has not acknowledged it will never: what it had
+    /// prepared is doomed by its end, and what it had committed is in its log.
+    pub fn on_reign_ended<K: Known>(&mut self, env: &mut Env<'_, P, K>, shard: ShardId) {
+        let of = |partition: &PartitionId| env.config.shard_of(*partition) == shard;
+        let mut waiting: Vec<u64> = Vec::new();
+        for (number, active) in &self.active {
+            let waits = match &active.phase {
+                Phase::Running if active.snapshot.is_none() => active.context.run.borrow().waits_for(of),
+                Phase::Preparing { votes, .. } => votes[1..].iter().any(|vote| of(&vote.partition)),
+                Phase::Running | Phase::Waiting | Phase::Parked => false,
+            };
+            if waits {
+                waiting.push(*number);
+            }
+        }
+        waiting.sort_unstable();
+        for number in waiting {
+            self.undo(env, number, None, Refusal::NotLeader);
+        }
+        let closed = |epoch: Epoch| env.known.is_closed(Stamp { shard, epoch });
+        self.decided.retain(|_, decided| {
+            decided.unacknowledged.retain(|(partition, epoch)| !(of(partition) && closed(*epoch)));
+            !decided.unacknowledged.is_empty()
+        });
+    }
+
+    /// Home is not led from here any more: nothing undecided can be decided.
+    pub fn on_deposed<K: Known>(&mut self, env: &mut Env<'_, P, K>) {
+        let undecided = self.active.iter().filter(|(_, active)| active.snapshot.is_none());
+        let mut undecided: Vec<u64> = undecided.map(|(number, _)| *number).collect();
+        undecided.sort_unstable();
+        for number in undecided {
+            self.release_prepared(env, number, None);
+            self.end_run(env, number, Abort::Unavailable);
+        }
+    }
+
+    /// A participant refused to be told: it is not led from there, or in another epoch. What comes of it
+    /// is known when the end of its epoch is.
+    fn on_commit_refused(&mut self, now: Timestamp, number: u64) {
+        self.untold.push(Reverse((now.plus_ns(TELL_AGAIN_NS), number)));
+    }
+
+    /// Decisions to be told again.
+    fn tell_again<K: Known>(&mut self, env: &mut Env<'_, P, K>) {
+        while let Some(Reverse((due, number))) = self.untold.peek().copied() {
+            if due > env.now {
+                break;
+            }
+            self.untold.pop();
+            if let Some(decided) = self.decided.get(&number) {
+                for (to, epoch) in &decided.unacknowledged {
+                    env.out.push(decided.tell(number, *to, *epoch));
+                }
+            }
         }
     }
 
@@ -670,6 +736,8 @@ fn hold(vote_ns: &[u64], shards: impl Iterator<Item = ShardId>) -> u64 {
     (slowest + slowest / 8).min(HOLD_NS_MAX)
 }
 
+/// A decision refused by who does not lead is told again after this long: a tenth of a usual outage.
+const TELL_AGAIN_NS: u64 = 100 * MS;
 /// Decisions missed because what others were asked depends on what changes at home, before home is locked.
 const CHANGES_MAX: u32 = 2;
 

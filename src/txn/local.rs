@@ -7,10 +7,11 @@
 use super::context::{Context, Halt, RunMode};
 use super::handle::Txn;
 use super::participant::Known;
-use super::procedure::{Abort, BusyWith, Procedure};
-use super::store::Install;
+use super::procedure::{Abort, BusyWith, Procedure, Reply};
+use super::store::{Install, Store};
+use crate::rules::{self, Rule};
 use crate::types::{Timestamp, TxnId};
-use crate::wire::DepsFull;
+use crate::wire::{Deps, DepsFull};
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -35,6 +36,14 @@ pub struct LocalCommit {
     pub stable: bool,
 }
 
+/// A local transaction that wrote nothing: what it read is true if we lead, which remains to be shown.
+pub struct LocalRead {
+    pub txn: TxnId,
+    pub token: u64,
+    pub timestamp: Timestamp,
+    pub deps: Deps,
+}
+
 /// Runs the procedure once, on the stack.
 pub fn run_local<P: Procedure>(context: &Rc<Context>, procedure: &P) -> LocalEnd {
     let stands_ahead = context.store.borrow().stands_ahead();
@@ -56,6 +65,42 @@ pub fn run_local<P: Procedure>(context: &Rc<Context>, procedure: &P) -> LocalEnd
     }
 }
 
+/// What the run that has just ended `Done` read, if it wrote nothing.
+pub fn take_read(context: &Context, now: Timestamp, txn: TxnId, token: u64) -> Option<LocalRead> {
+    let run = &mut *context.run.borrow_mut();
+    if !run.writes.is_empty() {
+        return None;
+    }
+    let store = &mut *context.store.borrow_mut();
+    let timestamp = store.clock.last().max(run.read_floor());
+    store.stand(now, timestamp, run.tracked.keys(), run.tracked.ranges());
+    Some(LocalRead { txn, token, timestamp, deps: std::mem::take(&mut run.deps) })
+}
+
+/// Answers for a read: at once while we hold the lease, for then nobody else leads. Without it the answer waits
+/// for a watermark: whoever leads now, if it is not us, has sealed our stream, and nothing above that seal
+/// will ever be chosen under us. `now` is a time after the read was made. `None` while it waits.
+pub fn conclude_read(
+    store: &mut Store,
+    now: Timestamp,
+    mut read: LocalRead,
+    leased: bool,
+    known: &impl Known,
+) -> Option<Reply> {
+    let mut fits = true;
+    if !leased && rules::on(Rule::LeaderLease) {
+        let timestamp = store.clock.tick(now);
+        fits = read.deps.add(store.stamp(), timestamp).is_ok();
+    }
+    let LocalRead { txn, token, timestamp, deps } = read;
+    if !fits || known.any_lost(&deps) {
+        return Some(Reply::RolledBack);
+    }
+    let entry = Install { txn, timestamp, deps: &deps, participants: &[], token: Some(token) };
+    let held = store.hold(&entry, 0, known, std::iter::empty());
+    held.is_none().then_some(Reply::Durable { timestamp })
+}
+
 /// Commits what the run that has just ended `Done` wrote.
 pub fn commit_local(
     context: &Context,
@@ -66,13 +111,6 @@ pub fn commit_local(
 ) -> Result<LocalCommit, Abort> {
     let run = &mut *context.run.borrow_mut();
     let store = &mut *context.store.borrow_mut();
-    if run.writes.is_empty() {
-        let timestamp = store.clock.last().max(run.read_floor());
-        store.stand(now, timestamp, run.tracked.keys(), run.tracked.ranges());
-        let entry = Install { txn: id, timestamp, deps: &run.deps, participants: &[], token: Some(token) };
-        let held = store.hold(&entry, 0, known, std::iter::empty());
-        return Ok(LocalCommit { timestamp, stable: held.is_none() });
-    }
     let mut timestamp = store.clock.tick(now);
     if timestamp <= store.ahead.until() {
         let floors = run.writes.iter().map(|(_, table, key, _)| store.write_floor(table, key));
@@ -89,7 +127,6 @@ pub fn commit_local(
 #[cfg(test)]
 mod tests {
     use super::super::procedure::Abort;
-    use super::super::store::Store;
     use super::super::told::Told;
     use super::*;
     use crate::bounds::CLOCK_LEAD_NS;
@@ -136,6 +173,9 @@ mod tests {
 
     fn run(context: &Rc<Context>, steps: Vec<Step>) -> Timestamp {
         assert_eq!(run_local(context, &Steps(steps)), LocalEnd::Done);
+        if let Some(read) = take_read(context, NOW, TxnId::default(), 0) {
+            return read.timestamp;
+        }
         commit_local(context, NOW, TxnId::default(), 0, &Told::default()).unwrap().timestamp
     }
 

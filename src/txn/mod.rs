@@ -28,7 +28,7 @@ pub use clock::too_far_ahead;
 pub use context::Context;
 pub use coordinator::{Coordinator, Effect, Env, Ticket};
 pub use handle::Txn;
-pub use local::{LocalCommit, LocalEnd, commit_local, run_local};
+pub use local::{LocalCommit, LocalEnd, LocalRead, commit_local, conclude_read, run_local, take_read};
 pub use participant::{Commit, Known, PrepareRequest, PreparedSet};
 pub use procedure::{Abort, BusyWith, KeyBytes, Procedure, Reply, Rows};
 pub use replay::Replay;

@@ -109,6 +109,11 @@ impl PreparedSet {
         self.proposals.iter().map(|(_, txn)| *txn).filter(orphan).collect()
     }
 
+    /// All of them, lowest proposal first.
+    pub fn all(&self) -> Vec<TxnId> {
+        self.proposals.iter().map(|(_, txn)| *txn).collect()
+    }
+
     fn insert(&mut self, txn: TxnId, prepared: Prepared) {
         self.proposals.insert((prepared.proposal, txn));
         self.by_txn.insert(txn, prepared);

@@ -11,7 +11,7 @@
 
 use super::participant::Known;
 use super::store::Store;
-use super::watch::Watches;
+use super::watch::{Stamps, Watches};
 use crate::rules::{self, Rule};
 use crate::types::{Stamp, Standing, Timestamp};
 use crate::wire::{BatchView, Deps, EntryView};
@@ -22,6 +22,7 @@ pub struct Replay {
     held: Vec<Held>,
     free: Vec<u32>,
     watches: Watches<u32>,
+    stamps: Stamps,
     /// Entries dropped because a dependency was lost.
     pub dropped: u64,
 }
@@ -31,6 +32,7 @@ struct Held {
     batch: Option<Rc<[u8]>>,
     /// Which entry of the batch.
     index: u32,
+    timestamp: Timestamp,
     deps: Deps,
 }
 
@@ -44,8 +46,10 @@ impl Replay {
                 Found::Lost => self.dropped += 1,
                 Found::Unknown(stamp, wanted) => {
                     store.clock.observe(entry.timestamp);
+                    entry.deps.iter().for_each(|(stamp, _)| self.stamps.add(stamp));
                     let (batch, index) = (Some(batch.clone()), index as u32);
-                    let place = self.place(Held { batch, index, deps: entry.deps.clone() });
+                    let (timestamp, deps) = (entry.timestamp, entry.deps.clone());
+                    let place = self.place(Held { batch, index, timestamp, deps });
                     self.watches.watch(stamp, wanted, place);
                 }
             }
@@ -64,6 +68,44 @@ impl Replay {
         for place in self.watches.take_all() {
             self.settle(place, store, known);
         }
+    }
+
+    /// All that is held is in a checkpoint that took its place.
+    pub fn clear(&mut self) {
+        *self = Replay { dropped: self.dropped, ..Replay::default() };
+    }
+
+    /// We lead now: what is chosen and not yet stable is installed as speculative (DESIGN §5.4).
+    pub fn promote(&mut self, store: &mut Store, known: &impl Known) {
+        let mut places: Vec<u32> = self.watches.take_all().collect();
+        places.sort_unstable();
+        for place in places {
+            let held = &mut self.held[place as usize];
+            let batch = held.batch.take().expect("a watched place is held");
+            let view = BatchView::parse(&batch).expect("it was parsed when it was taken in");
+            let entry = view.entries().nth(held.index as usize).expect("the index is within the batch");
+            match standing(&entry.deps, known) {
+                Found::Stable => replay(&entry, store),
+                Found::Lost => self.dropped += 1,
+                Found::Unknown(..) => store.recover(&entry, known),
+            }
+            self.free.push(place);
+        }
+    }
+
+    /// The reigns that what was ever held here rests on, less those known to be closed when it was last swept.
+    pub fn stamps(&mut self) -> &mut Stamps {
+        &mut self.stamps
+    }
+
+    /// The lowest timestamp anything here waits for.
+    pub fn lowest(&self) -> Option<Timestamp> {
+        self.watches.lowest_of_all()
+    }
+
+    /// The lowest timestamp of an entry held here. Walks all of them.
+    pub fn lowest_entry(&self) -> Option<Timestamp> {
+        self.held.iter().filter(|held| held.batch.is_some()).map(|held| held.timestamp).min()
     }
 
     pub fn len(&self) -> usize {

@@ -13,7 +13,7 @@ use super::ahead::Ahead;
 use super::clock::HybridClock;
 use super::located::Located;
 use super::locks::{KeyRange, Locks};
-use super::participant::PreparedSet;
+use super::participant::{Known, PreparedSet};
 use super::procedure::{Abort, BusyWith};
 use super::window::{Settled, Speculative, Standings, Window, Writer};
 use super::writes::within;
@@ -21,8 +21,10 @@ use crate::bounds::{KEY_BYTES_MAX, SCAN_BYTES_MAX, SCAN_ROWS_MAX, SNAPSHOT_KEEP_
 use crate::rules::{self, Rule};
 use crate::tree::{RecordRef, ShortKey, Tree, Version};
 use crate::types::{Epoch, PartitionId, ShardId, Stamp, TableId, Timestamp, TxnId, Value};
-use crate::wire::{BatchBuilder, Deps, DepsFull};
+use crate::wire::{BatchBuilder, Deps, DepsFull, EntryView, Verdict, WriteRef};
 use foldhash::fast::{FixedState, FoldHasher};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::ControlFlow;
 
@@ -31,11 +33,15 @@ pub struct Store {
     /// Of the reign this replica leads in or follows; 0 before the first is known.
     pub(crate) epoch: Epoch,
     pub(super) tables: Vec<Tree>,
+    /// Of a checkpoint: what was superseded below it is not there, so reads below it are refused.
+    loaded: Timestamp,
     pub(super) locks: Locks,
     pub(crate) window: Window,
     pub(crate) clock: HybridClock,
     pub(super) ahead: Ahead,
     pub(super) prepared: PreparedSet,
+    /// Distributed transactions of earlier reigns that are unstable here, and where else they are.
+    recovered: BTreeMap<TxnId, SmallVec<[PartitionId; 4]>>,
     /// Entries committed and not yet proposed.
     pub(crate) batch: BatchBuilder,
     /// Commit time of the oldest entry in `batch`.
@@ -103,11 +109,13 @@ impl Store {
             shard,
             epoch: Epoch::default(),
             tables: (0..tables).map(|_| Tree::new()).collect(),
+            loaded: Timestamp::default(),
             locks: Locks::default(),
             window: Window::new(),
             clock: HybridClock::default(),
             ahead: Ahead::default(),
             prepared: PreparedSet::default(),
+            recovered: BTreeMap::new(),
             batch: BatchBuilder::default(),
             batch_since: Timestamp::default(),
         }
@@ -217,6 +225,7 @@ impl Store {
 
     /// The version at or below a snapshot's timestamp. The caller knows that it is applied here.
     pub fn read_at(&self, table: TableId, key: &[u8], at: Timestamp) -> Result<Option<Version>, Abort> {
+        self.check_loaded(at)?;
         let too_old = |old: crate::tree::SnapshotTooOld| Abort::SnapshotTooOld { floor: old.floor };
         Ok(self.tables[usize::from(table.0)].get_at(key, at).map_err(too_old)?.cloned())
     }
@@ -228,6 +237,7 @@ impl Store {
         at: Timestamp,
         row: &mut dyn FnMut(&[u8], Timestamp, &Value),
     ) -> Result<Visited, Abort> {
+        self.check_loaded(at)?;
         let mut tally = Tally::new(span.limit);
         let visit = |key: &[u8], version: &Version| {
             if tally.full() {
@@ -314,6 +324,44 @@ impl Store {
         self.window.push(Speculative { txn, timestamp, deps, token, bytes }, known, keys)
     }
 
+    /// Installs an entry that an earlier reign left in the log, as speculative: it is logged already.
+    pub fn recover(&mut self, entry: &EntryView<'_>, known: &impl Standings) {
+        self.clock.observe(entry.timestamp);
+        let (timestamp, txn, deps) = (entry.timestamp, entry.txn, &entry.deps);
+        let participants: SmallVec<[PartitionId; 4]> = entry.participants().collect();
+        let install = Install { txn, timestamp, deps, participants: &participants, token: None };
+        let keys = || entry.writes().map(|write| (write.table, write.key));
+        let bytes = entry.writes().map(|write| write.payload_bytes()).sum();
+        let writer = self.hold(&install, bytes, known, keys()).unwrap_or(0);
+        for WriteRef { table, key, value } in entry.writes() {
+            if let Some(tree) = self.tables.get_mut(usize::from(table.0)) {
+                tree.put(key, Version { timestamp, writer, value: value.map(Value::new) });
+            }
+        }
+        if participants.len() > 1 {
+            self.recovered.insert(txn, participants);
+        }
+    }
+
+    /// A decision of an earlier reign of this shard, for a participant that was left waiting: what is not
+    /// here was never replicated, or is lost.
+    pub fn recovered(&self, txn: TxnId, known: &impl Known) -> Option<Verdict> {
+        let participants = self.recovered.get(&txn)?.clone();
+        let (timestamp, deps) = self.window.find(txn)?;
+        let deps = deps.clone();
+        (!known.any_lost(&deps)).then_some(Verdict::Committed { timestamp, deps, participants })
+    }
+
+    /// We do not lead any more: nobody will decide what is prepared here, and what was not proposed never
+    /// will be. Returns who held locks.
+    pub fn demote(&mut self) -> Vec<TxnId> {
+        self.batch.clear();
+        self.recovered.clear();
+        let prepared = self.prepared.all();
+        prepared.iter().for_each(|txn| _ = self.abort(*txn));
+        prepared
+    }
+
     /// Replays an entry at a follower: its dependencies are stable, so nothing holds it.
     pub fn replay<'a>(
         &mut self,
@@ -326,6 +374,49 @@ impl Store {
                 tree.put(key, Version { timestamp, writer: 0, value: value.map(Value::new) });
             }
         }
+    }
+
+    /// Takes over the tables that a checkpoint was loaded into, and stands above all of it. What is held in
+    /// the window stays there: its writers want to hear how it ends.
+    pub fn take_over(&mut self, loaded: Store) {
+        self.tables = loaded.tables;
+        self.loaded = loaded.loaded;
+        self.epoch = self.epoch.max(loaded.epoch);
+        self.clock.observe(loaded.clock.last());
+    }
+
+    /// Reads below `floor` are refused. Other than the floor of a tree it lets go of nothing: versions below
+    /// it may yet turn out to be lost.
+    pub fn refuse_below(&mut self, floor: Timestamp) {
+        self.loaded = self.loaded.max(floor);
+    }
+
+    fn check_loaded(&self, at: Timestamp) -> Result<(), Abort> {
+        if at < self.loaded { Err(Abort::SnapshotTooOld { floor: self.loaded }) } else { Ok(()) }
+    }
+
+    /// The newest stable version of every key of a table from a key on, tombstones included. `false` when
+    /// `visit` ended it.
+    pub fn visit_stable(
+        &self,
+        table: TableId,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], &Version) -> ControlFlow<()>,
+    ) -> bool {
+        let mut whole = true;
+        let stable =
+            |version: &Version| version.writer == 0 || self.window.unstable(version.writer).is_none();
+        self.tables[usize::from(table.0)].scan_admitted(from, None, stable, |key, version| {
+            let flow = visit(key, version);
+            whole &= flow.is_continue();
+            flow
+        });
+        whole
+    }
+
+    /// Reads below it are refused, of some tables at least.
+    pub fn floor(&self) -> Timestamp {
+        self.tables.iter().map(Tree::floor).max().unwrap_or_default().max(self.loaded)
     }
 
     /// Unlinks what a lost transaction had installed.

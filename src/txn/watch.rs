@@ -42,10 +42,46 @@ impl<T: Ord + Copy> Watches<T> {
         heaps.into_iter().flat_map(|(_, heap)| heap.into_iter().map(|Reverse((_, waiter))| waiter))
     }
 
+    /// The lowest timestamp that anybody waits for.
+    pub fn lowest_of_all(&self) -> Option<Timestamp> {
+        let lowest = self.heaps.iter().filter_map(|(_, heap)| heap.peek());
+        lowest.map(|Reverse((timestamp, _))| *timestamp).min()
+    }
+
     /// The lowest timestamp of a shard that anybody waits for.
     pub fn lowest(&self, shard: ShardId) -> Option<Timestamp> {
         let heaps = self.heaps.iter().filter(|(stamp, _)| stamp.shard == shard);
         heaps.filter_map(|(_, heap)| heap.peek().map(|Reverse((timestamp, _))| *timestamp)).min()
+    }
+}
+
+/// The reigns that anything rests on: how a core knows whose end it must learn.
+#[derive(Default)]
+pub struct Stamps {
+    /// The one added last: nearly every one after it is the same, or one of two.
+    last: [Stamp; 2],
+    all: Vec<Stamp>,
+}
+
+impl Stamps {
+    #[inline]
+    pub fn add(&mut self, stamp: Stamp) {
+        if self.last.contains(&stamp) {
+            return;
+        }
+        self.last = [stamp, self.last[0]];
+        if !self.all.contains(&stamp) {
+            self.all.push(stamp);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Stamp> + '_ {
+        self.all.iter().copied()
+    }
+
+    pub fn forget(&mut self, gone: impl Fn(Stamp) -> bool) {
+        self.all.retain(|stamp| !gone(*stamp));
+        self.last = [Stamp::default(); 2];
     }
 }
 

@@ -11,7 +11,7 @@
 //!   3. `bytes` is the sum over the entries held.
 #![forbid(unsafe_code)]
 
-use super::watch::Watches;
+use super::watch::{Stamps, Watches};
 use crate::bounds::{MAX_SPECULATION_NS, WINDOW_BYTES_MAX, WINDOW_ENTRIES_MAX};
 use crate::types::{ShardId, Stamp, Standing, TableId, Timestamp, TxnId};
 use crate::wire::Deps;
@@ -23,6 +23,7 @@ pub struct Window {
     watches: Watches<Writer>,
     /// By shard: the highest timestamp anything here ever waited for. Monotone.
     wanted: Vec<Timestamp>,
+    stamps: Stamps,
     bytes: usize,
 }
 
@@ -72,6 +73,7 @@ impl Window {
             free: Vec::new(),
             watches: Watches::default(),
             wanted: Vec::new(),
+            stamps: Stamps::default(),
             bytes: 0,
         }
     }
@@ -127,6 +129,7 @@ impl Window {
                 self.wanted.resize(at + 1, Timestamp::default());
             }
             self.wanted[at] = self.wanted[at].max(wanted);
+            self.stamps.add(stamp);
         }
         let at = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry::vacant());
@@ -170,6 +173,21 @@ impl Window {
         for writer in held {
             self.settle(writer, known, out);
         }
+    }
+
+    /// The reigns that what was ever held here rests on, less those known to be closed when it was last swept.
+    pub fn stamps(&mut self) -> &mut Stamps {
+        &mut self.stamps
+    }
+
+    /// The lowest timestamp anything here waits for.
+    pub fn lowest(&self) -> Option<Timestamp> {
+        self.watches.lowest_of_all()
+    }
+
+    /// The lowest timestamp of a transaction held here. Walks all of them.
+    pub fn lowest_entry(&self) -> Option<Timestamp> {
+        self.entries.iter().filter(|entry| entry.held).map(|entry| entry.timestamp).min()
     }
 
     /// How far each shard must get before everything here is durable. Monotone.

@@ -1,4 +1,4 @@
-//! The disk log of one core, as bytes and offsets: format, open end, replay. It opens no file.
+//! What one core keeps on disk, as bytes and offsets: format, open end, replay of its log. It opens no file.
 //!
 //! A log is a sequence of *segments* of equal size. A segment begins with a header block; after it
 //! come *runs*. A run is one group commit: records packed behind a run header, padded with zeros to
@@ -12,21 +12,25 @@
 //!      a break in the chain below it is damage, and a break at or above it is a torn tail.
 //!   4. A run counts as a whole or not at all.
 //!
-//! Not here: files, rings, threads (`disk`); what the records mean (`paxos`); checkpoints.
+//! Beside the log: `checkpoint`, what makes its older part unnecessary, and `votes`, the second copy of what a
+//! core has promised. Not here: files, rings, threads (`disk`); what the records mean (`paxos`).
 #![forbid(unsafe_code)]
 #![deny(clippy::cast_possible_truncation)]
 
 mod bytes;
+pub mod checkpoint;
 mod open_end;
 mod record;
 mod replay;
 mod run;
 mod segment;
+mod votes;
 
 pub use open_end::{Wal, Write};
 pub use record::{OwnedRecord, Record, RecordKind, RecordView};
-pub use replay::{Damage, End, Replay, Why};
+pub use replay::{Damage, End, Replay, Replayed, RunView, Why};
 pub use segment::{LogIdentity, SegmentHeader, segment_of, start_of};
+pub use votes::Votes;
 
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,10 @@ pub struct Wal {
     open_records: u32,
     /// The end of the last closed run.
     previous: Lsn,
+    /// Where this life of the log begins: behind `previous`, with nothing in between.
+    start: Lsn,
+    /// Always the end of a run, here or in an earlier life: a position behind it where nothing lies would
+    /// make the next run bear witness to more than there is.
     settled: Lsn,
     appended: Lsn,
 }
@@ -42,7 +46,7 @@ pub struct Write<'a> {
     pub offset: u64,
     pub bytes: &'a [u8],
     /// With this write and all before it on disk, everything below is durable. In the midst of a run
-    /// that is the run's start, for a run counts as a whole.
+    /// that is the end of the run before, for a run counts as a whole.
     pub durable: Lsn,
 }
 
@@ -62,7 +66,8 @@ impl Wal {
             offset: WAL_BLOCK_BYTES,
             open_records: 0,
             previous,
-            settled: start,
+            start,
+            settled: previous,
             appended: start,
         }
     }
@@ -99,7 +104,9 @@ impl Wal {
     /// Everything below `lsn` is on disk. Runs closed from now on bear witness to it.
     pub fn on_durable(&mut self, lsn: Lsn) {
         assert!(lsn >= self.settled, "durable up to {lsn:?}, after {:?}", self.settled);
-        self.settled = lsn;
+        if lsn > self.start {
+            self.settled = lsn;
+        }
     }
 
     /// The segment the next write goes to: the caller may not have it ready.
@@ -118,13 +125,13 @@ impl Wal {
         let run = group.runs.front_mut()?;
         let bytes = limit.min(run.bytes - run.taken);
         let (from, at) = (run.start + run.taken, run.offset + run.taken);
-        let (segment, offset) = (run.segment, run.offset);
+        let (segment, before) = (run.segment, run.previous);
         run.taken += bytes;
         let durable = if run.taken == run.bytes {
             group.runs.pop_front();
             position(segment, at + bytes, segment_bytes)
         } else {
-            position(segment, offset, segment_bytes)
+            before.max(self.start)
         };
         group.taken += bytes;
         Some(Write { segment, offset: at as u64, bytes: &group.bytes[from..from + bytes], durable })
@@ -176,6 +183,7 @@ impl Wal {
         let run = Run {
             segment: self.segment,
             offset: self.offset,
+            previous: self.previous,
             start: self.filling.open,
             bytes: padded(bytes),
             taken: 0,
@@ -223,6 +231,8 @@ impl Group {
 struct Run {
     segment: u64,
     offset: usize,
+    /// The end of the run before it.
+    previous: Lsn,
     start: usize,
     bytes: usize,
     taken: usize,

@@ -15,6 +15,8 @@ pub enum RecordKind {
     Vote = 1,
     /// A batch accepted in a slot.
     Accept = 2,
+    /// Every slot below this one is chosen, as last accepted before this record. Without a payload.
+    Chosen = 3,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,6 +81,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RecordView<'_>, Why> {
     let kind = match header[8] {
         1 => RecordKind::Vote,
         2 => RecordKind::Accept,
+        3 => RecordKind::Chosen,
         found => return Err(Why::Kind { found }),
     };
     if header[9] != VERSION {

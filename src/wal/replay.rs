@@ -39,6 +39,26 @@ pub struct Replay {
     segment_last: Option<u64>,
 }
 
+/// What a replay delivers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replayed<'a> {
+    Run(RunView),
+    Record(RecordView<'a>),
+}
+
+/// One group commit, as its header tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunView {
+    pub position: Lsn,
+    /// Header and records, without the padding.
+    pub bytes: u32,
+    pub records: u32,
+    /// The end of the run before it.
+    pub previous: Lsn,
+    /// Everything below was on disk when it was written.
+    pub settled: Lsn,
+}
+
 /// Something the log must hold and does not. Nothing may be written to it; the replica is rebuilt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("segment {segment}, offset {offset}: {why}")]
@@ -74,6 +94,8 @@ pub enum Why {
     Kind { found: u8 },
     #[error("the padding behind a run is not zero")]
     Padding,
+    #[error("the votes are corrupt")]
+    Votes,
 }
 
 impl Why {
@@ -82,7 +104,7 @@ impl Why {
         match self {
             Why::Foreign { .. } | Why::SegmentBytes { .. } | Why::Version { .. } | Why::Kind { .. } => true,
             Why::SegmentHeader | Why::Length { .. } | Why::Number { .. } => false,
-            Why::Missing | Why::Gap | Why::RunHeader | Why::Record | Why::Padding => false,
+            Why::Missing | Why::Gap | Why::RunHeader | Why::Record | Why::Padding | Why::Votes => false,
         }
     }
 }
@@ -135,6 +157,20 @@ impl Replay {
         bytes: &'a [u8],
         visit: &mut dyn FnMut(RecordView<'a>),
     ) -> Result<(), Damage> {
+        self.on_segment_runs(number, bytes, &mut |piece| {
+            if let Replayed::Record(view) = piece {
+                visit(view);
+            }
+        })
+    }
+
+    /// Like `on_segment`, and tells of the runs as well, each before its records.
+    pub fn on_segment_runs<'a>(
+        &mut self,
+        number: u64,
+        bytes: &'a [u8],
+        visit: &mut dyn FnMut(Replayed<'a>),
+    ) -> Result<(), Damage> {
         assert!(self.segment_last.is_none_or(|last| last < number), "segments come in order");
         self.segment_last = Some(number);
         self.check_segment(number, bytes).map_err(|why| Damage { segment: number, offset: 0, why })?;
@@ -178,7 +214,7 @@ impl Replay {
         number: u64,
         bytes: &'a [u8],
         oldest: bool,
-        visit: &mut dyn FnMut(RecordView<'a>),
+        visit: &mut dyn FnMut(Replayed<'a>),
     ) -> usize {
         let limit = self.continues.iter().filter(|(later, _)| *later > number).map(|(_, end)| *end).min();
         let mut offset = WAL_BLOCK_BYTES;
@@ -246,12 +282,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn deliver(&self, visit: &mut dyn FnMut(RecordView<'a>)) {
+    fn deliver(&self, visit: &mut dyn FnMut(Replayed<'a>)) {
+        let RunHeader { bytes, records, position, previous, settled } = self.header;
+        visit(Replayed::Run(RunView { position, bytes, records, previous, settled }));
         let mut at = RUN_HEADER_BYTES;
         for _ in 0..self.header.records {
             let view = record::decode(&self.bytes[at..]).expect("the run was verified");
             at += RECORD_HEADER_BYTES + view.record.payload.len();
-            visit(view);
+            visit(Replayed::Record(view));
         }
     }
 }

@@ -354,6 +354,54 @@ fn a_large_record_torn_between_its_writes_is_a_torn_tail() {
     assert_eq!(image.replay().unwrap().0.len(), 3);
 }
 
+/// The same where the large record begins a segment. The log ended in the segment before, so "all below this
+/// record's start" is the end of that segment: told as it stands, it too would bear witness to more than there is.
+#[test]
+fn a_large_record_torn_at_the_start_of_a_segment_is_a_torn_tail() {
+    let mut log = Log::settled(&[&[10], &[9_000]]);
+    let mut image = log.image(2);
+    append(&mut log.wal, 3, SEGMENT - 3 * WAL_BLOCK_BYTES);
+    let parts = writes(&mut log.wal, WAL_BLOCK_BYTES);
+    assert_eq!((parts[0].segment, parts[0].offset), (1, WAL_BLOCK_BYTES));
+    image.apply(&parts[0]);
+    log.wal.on_durable(parts[0].durable);
+    log.group(&[30]);
+    image.apply(&log.groups[2].0[0]);
+    assert_eq!(image.replay().unwrap().0, log.records(2));
+}
+
+/// Power fails again during the first writes after a restart. They lie in a fresh segment, with a gap behind
+/// the end of the log that holds nothing: taken for a loss, it would keep a healthy node from starting.
+#[test]
+fn the_first_writes_after_a_restart_may_be_torn_like_any_other() {
+    let log = Log::settled(&[&[10, 20], &[300]]);
+    let image = log.image(2);
+    let (_, end) = image.replay().unwrap();
+    let mut second = Wal::new(identity(), SEGMENT, 1, end.end);
+    second.on_durable(start_of(1, SEGMENT));
+    let mut flights = Vec::new();
+    for bytes in [9_000, 50] {
+        append(&mut second, 9, bytes);
+        flights.extend(writes(&mut second, WAL_WRITE_BYTES_MAX));
+    }
+    let blocks: Vec<(&Flight, usize)> =
+        flights.iter().flat_map(|flight| (0..flight.blocks()).map(move |block| (flight, block))).collect();
+    assert_eq!(blocks.len(), 4);
+    for arrived in 0..1_u32 << blocks.len() {
+        let mut image = image.clone();
+        image.prepare(1);
+        for (at, (flight, block)) in blocks.iter().enumerate() {
+            if arrived >> at & 1 == 1 {
+                image.apply_block(flight, *block);
+            }
+        }
+        let (records, _) = image.replay().unwrap_or_else(|damage| panic!("blocks {arrived:b}: {damage}"));
+        assert_eq!(records[..3], log.records(2));
+        let expected = if arrived & 0b111 != 0b111 { 0 } else { 1 + (arrived >> 3) as usize };
+        assert_eq!(records.len(), 3 + expected, "blocks {arrived:b}");
+    }
+}
+
 /// A full backlog must show, or memory grows while the drive stalls; an emptied one must show as well.
 #[test]
 fn room_shrinks_with_what_is_pending_and_comes_back_with_the_writes() {

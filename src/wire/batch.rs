@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! batch  = version u8, kind u8, epoch u64, promise u64, count u32, entry*
+//! facts  = the same, with (epoch u64, final watermark u64)* for the entries
 //! entry  = bytes u32 (of what follows), timestamp u64, txn, deps, participants, writes
 //! ```
 //!
 //! Invariants:
 //!   1. A builder's buffer starts with room for the header, followed by `count` whole entries.
-//!   2. Only a batch of kind `Entries` holds entries.
+//!   2. Only a batch of kind `Entries` holds entries, and only one of kind `Facts` holds facts.
 //!   3. A view has walked every byte once, in `parse`; its iterators walk the same bytes and cannot fail.
 #![forbid(unsafe_code)]
 
@@ -21,7 +22,9 @@ use super::cursor::{Layout, Reader, Writer};
 use super::deps::Deps;
 use super::malformed::Malformed;
 use super::txn::WriteRef;
-use crate::bounds::{BATCH_BYTES, BATCH_BYTES_MAX, DEPS_MAX, PARTITIONS_MAX, TXN_BYTES_MAX, TXN_WRITES_MAX};
+use crate::bounds::{
+    BATCH_BYTES, BATCH_BYTES_MAX, CLOSED_EPOCHS_MAX, DEPS_MAX, PARTITIONS_MAX, TXN_BYTES_MAX, TXN_WRITES_MAX,
+};
 use crate::types::{Epoch, PartitionId, Stamp, TableId, Timestamp, TxnId};
 
 /// Collects entries. A caller who finishes as soon as [`BatchBuilder::len_bytes`] reaches `BATCH_BYTES`
@@ -84,6 +87,21 @@ impl BatchBuilder {
         batch
     }
 
+    /// A batch of facts: the final watermarks of epochs of this shard (DESIGN §5.3).
+    pub fn facts(epoch: Epoch, promise: Timestamp, facts: &[(Epoch, Timestamp)]) -> Rc<[u8]> {
+        let mut bytes = Vec::new();
+        let mut out = Writer::new(&mut bytes);
+        out.put(&BATCH_VERSION).put(&BatchKind::Facts).put(&epoch).put(&promise);
+        out.list(facts, CLOSED_EPOCHS_MAX);
+        Rc::from(bytes)
+    }
+
+    /// Drops the entries pushed so far.
+    pub fn clear(&mut self) {
+        self.bytes.truncate(HEADER_BYTES);
+        self.count = 0;
+    }
+
     /// Bytes of the batch if it were finished now.
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()
@@ -111,6 +129,7 @@ pub struct BatchView<'a> {
     promise: Timestamp,
     kind: BatchKind,
     count: usize,
+    highest: Timestamp,
     entries: Reader<'a>,
 }
 
@@ -126,16 +145,37 @@ impl<'a> BatchView<'a> {
         let kind: BatchKind = reader.take()?;
         let epoch = reader.take()?;
         let promise = reader.take()?;
+        if kind == BatchKind::Facts {
+            return BatchView::parse_facts(epoch, promise, reader);
+        }
         let count = reader.count(ENTRIES_MAX, ENTRY_BYTES_MIN)?;
         if kind != BatchKind::Entries && count > 0 {
             return Err(Malformed::UnexpectedEntries);
         }
         let entries = reader;
+        let mut highest = Timestamp::default();
         for _ in 0..count {
-            EntryView::take(&mut reader)?.check_rest()?;
+            let entry = EntryView::take(&mut reader)?;
+            entry.check_rest()?;
+            highest = highest.max(entry.timestamp);
         }
         reader.finish()?;
-        Ok(BatchView { epoch, promise, kind, count, entries })
+        Ok(BatchView { epoch, promise, kind, count, highest, entries })
+    }
+
+    fn parse_facts(
+        epoch: Epoch,
+        promise: Timestamp,
+        mut reader: Reader<'a>,
+    ) -> Result<BatchView<'a>, Malformed> {
+        let count = reader.count(CLOSED_EPOCHS_MAX, <(Epoch, Timestamp)>::BYTES_MIN)?;
+        let entries = reader;
+        for _ in 0..count {
+            reader.take::<(Epoch, Timestamp)>()?;
+        }
+        reader.finish()?;
+        let (kind, highest) = (BatchKind::Facts, Timestamp::default());
+        Ok(BatchView { epoch, promise, kind, count, highest, entries })
     }
 
     /// The epoch under which the batch was built. A later leader proposes it again unchanged.
@@ -152,16 +192,30 @@ impl<'a> BatchView<'a> {
         self.kind
     }
 
+    /// Entries, or facts.
     pub fn count(&self) -> usize {
         self.count
     }
 
+    /// The highest timestamp of its entries; 0 without any.
+    pub fn highest(&self) -> Timestamp {
+        self.highest
+    }
+
     pub fn entries(&self) -> Entries<'a> {
-        Entries { reader: self.entries, left: self.count }
+        let left = if self.kind == BatchKind::Facts { 0 } else { self.count };
+        Entries { reader: self.entries, left }
+    }
+
+    /// The final watermarks that the batch tells.
+    pub fn facts(&self) -> impl Iterator<Item = (Epoch, Timestamp)> + use<'a> {
+        let mut reader = self.entries;
+        let count = if self.kind == BatchKind::Facts { self.count } else { 0 };
+        (0..count).map(move |_| reader.take().expect("invariant 3: parse has walked this fact"))
     }
 }
 
-/// What a batch is for. The tags 4 and above are free; 4 is meant for the facts of DESIGN §5.3.
+/// What a batch is for. The tags 5 and above are free.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum BatchKind {
@@ -173,6 +227,8 @@ pub enum BatchKind {
     Seal = 2,
     /// Fills a hole that recovery found; promises nothing.
     Filler = 3,
+    /// Where the epochs before this one ended in the whole shard: in its first stream, before it opens.
+    Facts = 4,
 }
 
 impl<'a> Layout<'a> for BatchKind {
@@ -188,6 +244,7 @@ impl<'a> Layout<'a> for BatchKind {
             1 => Ok(BatchKind::Noop),
             2 => Ok(BatchKind::Seal),
             3 => Ok(BatchKind::Filler),
+            4 => Ok(BatchKind::Facts),
             _ => Err(Malformed::UnknownKind),
         }
     }

@@ -3,8 +3,8 @@
 //! ```text
 //! message = version u8, kind u8, partition u16, the other fields in the order of their declaration
 //! ```
-//! `Exchange` is addressed to a node and has no partition. A decoded message borrows its keys, values
-//! and rows from the bytes.
+//! `Exchange` is addressed to a node and has no partition; `Election` to a shard, which stands in its place.
+//! A decoded message borrows its keys, values and rows from the bytes.
 //!
 //! In a request, `partition` is the one addressed and `epoch` that of its shard as the sender knows it. In a
 //! reply they are those of the partition that answers; whose call it answers, `rpc` knows by its tag.
@@ -18,13 +18,14 @@ use smallvec::SmallVec;
 
 use super::cursor::{Layout, Reader, Writer};
 use super::deps::Deps;
+use super::election::ElectionMessage;
 use super::malformed::Malformed;
 use super::stream::StreamMessage;
 use super::txn::{Participants, ReadCheck, Refusal, Row, ScanCheck, ScanRange, Token, Verdict, WriteRef};
 use crate::bounds::{
-    CLOSED_EPOCHS_MAX, DEPS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_MAX, PREPARE_READ_BYTES_MAX,
-    RANGE_BOUND_BYTES_MAX, SCAN_BYTES_MAX, SCAN_ROWS_MAX, SHARDS_MAX, TXN_BYTES_MAX, TXN_READS_MAX,
-    TXN_SCANS_MAX, TXN_WRITES_MAX, VALUE_BYTES_MAX,
+    CHECKPOINT_READ_BYTES_MAX, CLOSED_EPOCHS_MAX, DEPS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_MAX,
+    PREPARE_READ_BYTES_MAX, RANGE_BOUND_BYTES_MAX, SCAN_BYTES_MAX, SCAN_ROWS_MAX, SHARDS_MAX, TXN_BYTES_MAX,
+    TXN_READS_MAX, TXN_SCANS_MAX, TXN_WRITES_MAX, VALUE_BYTES_MAX,
 };
 use crate::types::{Epoch, NodeId, PartitionId, ShardId, Stamp, TableId, Timestamp, TxnId, Watermark};
 
@@ -149,6 +150,36 @@ pub enum Message<'a> {
         from: NodeId,
         message: StreamMessage,
     },
+    Election {
+        shard: ShardId,
+        from: NodeId,
+        message: ElectionMessage,
+    },
+
+    // Checkpoints between replicas, a piece at a time.
+    /// A replica that is too far behind asks for the bytes from `offset` on.
+    CheckpointFetch {
+        partition: PartitionId,
+        from: NodeId,
+        /// Which one; 0 for whichever there is.
+        checkpoint: u32,
+        offset: u64,
+    },
+    /// The answer, perhaps of another checkpoint than the one asked for.
+    CheckpointPart {
+        partition: PartitionId,
+        from: NodeId,
+        checkpoint: u32,
+        offset: u64,
+        /// Bytes of the whole.
+        total: u64,
+        bytes: &'a [u8],
+    },
+    /// The other answer: there is none that would help, or too much to do. Ask again.
+    CheckpointPending {
+        partition: PartitionId,
+        from: NodeId,
+    },
 }
 
 impl<'a> Message<'a> {
@@ -157,6 +188,9 @@ impl<'a> Message<'a> {
         let kind = take_envelope(&mut reader)?;
         let message = match kind {
             Kind::Exchange => take_exchange(&mut reader)?,
+            Kind::Election => {
+                Message::Election { shard: reader.take()?, from: reader.take()?, message: reader.take()? }
+            }
             _ => take_addressed(kind, &mut reader)?,
         };
         reader.finish()?;
@@ -176,10 +210,10 @@ impl<'a> Message<'a> {
         assert!(len <= MESSAGE_BYTES_MAX, "a {:?} of {len} bytes", self.kind());
     }
 
-    /// `None` for what is addressed to a node.
+    /// `None` for what is addressed to a node or to a shard.
     pub fn partition(&self) -> Option<PartitionId> {
         match self {
-            Message::Exchange { .. } => None,
+            Message::Exchange { .. } | Message::Election { .. } => None,
             Message::Read { partition, .. }
             | Message::Scan { partition, .. }
             | Message::SnapshotRead { partition, .. }
@@ -194,7 +228,10 @@ impl<'a> Message<'a> {
             | Message::Refused { partition, .. }
             | Message::Done { partition, .. }
             | Message::Decision { partition, .. }
-            | Message::Stream { partition, .. } => Some(*partition),
+            | Message::Stream { partition, .. }
+            | Message::CheckpointFetch { partition, .. }
+            | Message::CheckpointPart { partition, .. }
+            | Message::CheckpointPending { partition, .. } => Some(*partition),
         }
     }
 
@@ -216,6 +253,10 @@ impl<'a> Message<'a> {
             Message::Decision { .. } => Kind::Decision,
             Message::Exchange { .. } => Kind::Exchange,
             Message::Stream { .. } => Kind::Stream,
+            Message::Election { .. } => Kind::Election,
+            Message::CheckpointFetch { .. } => Kind::CheckpointFetch,
+            Message::CheckpointPart { .. } => Kind::CheckpointPart,
+            Message::CheckpointPending { .. } => Kind::CheckpointPending,
         }
     }
 
@@ -254,6 +295,14 @@ impl<'a> Message<'a> {
                 out.list(vector, SHARDS_MAX).list(wanted, SHARDS_MAX).list(closed, CLOSED_EPOCHS_MAX)
             }
             Message::Stream { from, message, .. } => out.put(from).put(message),
+            Message::Election { shard, from, message } => out.put(shard).put(from).put(message),
+            Message::CheckpointFetch { from, checkpoint, offset, .. } => {
+                out.put(from).put(checkpoint).put(offset)
+            }
+            Message::CheckpointPart { from, checkpoint, offset, total, bytes, .. } => {
+                out.put(from).put(checkpoint).put(offset).put(total).value(bytes)
+            }
+            Message::CheckpointPending { from, .. } => out.put(from),
         };
     }
 }
@@ -262,7 +311,7 @@ impl<'a> Message<'a> {
 pub fn peek(bytes: &[u8]) -> Result<(Kind, Option<PartitionId>), Malformed> {
     let mut reader = Reader::new(bytes);
     match take_envelope(&mut reader)? {
-        Kind::Exchange => Ok((Kind::Exchange, None)),
+        kind @ (Kind::Exchange | Kind::Election) => Ok((kind, None)),
         kind => Ok((kind, Some(reader.take()?))),
     }
 }
@@ -294,10 +343,14 @@ pub enum Kind {
     Decision,
     Exchange,
     Stream,
+    Election,
+    CheckpointFetch,
+    CheckpointPart,
+    CheckpointPending,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Read,
         Kind::Scan,
         Kind::SnapshotRead,
@@ -314,13 +367,25 @@ impl Kind {
         Kind::Decision,
         Kind::Exchange,
         Kind::Stream,
+        Kind::Election,
+        Kind::CheckpointFetch,
+        Kind::CheckpointPart,
+        Kind::CheckpointPending,
     ];
 
     /// Kinds that name one attempt of a transaction at one epoch: both follow the partition at once.
     fn names_attempt(self) -> bool {
         !matches!(
             self,
-            Kind::SnapshotRead | Kind::SnapshotScan | Kind::Decision | Kind::Exchange | Kind::Stream
+            Kind::SnapshotRead
+                | Kind::SnapshotScan
+                | Kind::Decision
+                | Kind::Exchange
+                | Kind::Stream
+                | Kind::Election
+                | Kind::CheckpointFetch
+                | Kind::CheckpointPart
+                | Kind::CheckpointPending
         )
     }
 }
@@ -407,8 +472,24 @@ fn take_addressed<'a>(kind: Kind, from: &mut Reader<'a>) -> Result<Message<'a>, 
         Kind::Refused => Message::Refused { partition, epoch, txn, reason: from.take()? },
         Kind::Done => Message::Done { partition, epoch, txn },
         Kind::Decision => Message::Decision { partition, txn: from.take()?, verdict: from.take()? },
-        Kind::Exchange => unreachable!("an exchange addresses no partition"),
+        Kind::Exchange | Kind::Election => unreachable!("{kind:?} addresses no partition"),
         Kind::Stream => Message::Stream { partition, from: from.take()?, message: from.take()? },
+        Kind::CheckpointFetch => {
+            let (sender, (checkpoint, offset)) = from.take()?;
+            Message::CheckpointFetch { partition, from: sender, checkpoint, offset }
+        }
+        Kind::CheckpointPart => {
+            let ((sender, checkpoint), (offset, total)) = from.take()?;
+            Message::CheckpointPart {
+                partition,
+                from: sender,
+                checkpoint,
+                offset,
+                total,
+                bytes: from.value()?,
+            }
+        }
+        Kind::CheckpointPending => Message::CheckpointPending { partition, from: from.take()? },
     })
 }
 
@@ -448,3 +529,5 @@ const _: () = assert!(
     FIXED_BYTES_MAX + SCAN_ROWS_MAX * Row::BYTES_MIN + SCAN_BYTES_MAX + KEY_BYTES_MAX + VALUE_BYTES_MAX
         <= MESSAGE_BYTES_MAX
 );
+// A piece of a checkpoint travels as a value does.
+const _: () = assert!(CHECKPOINT_READ_BYTES_MAX <= VALUE_BYTES_MAX);

@@ -20,6 +20,7 @@
 pub mod batch;
 pub mod cursor;
 pub mod deps;
+pub mod election;
 mod identifiers;
 pub mod malformed;
 pub mod message;
@@ -31,6 +32,7 @@ mod tests;
 
 pub use batch::{BatchBuilder, BatchKind, BatchView, Entries, EntryView, Writes};
 pub use deps::{Deps, DepsFull};
+pub use election::ElectionMessage;
 pub use malformed::Malformed;
 pub use message::{Kind, Message, encoded, peek};
 pub use stream::{Batch, StreamMessage};

@@ -29,6 +29,8 @@ pub enum StreamMessage {
     Chosen(Chosen),
     Fetch(Fetch),
     Fetched(Fetched),
+    Rejoin(Rejoin),
+    Rejoined(Rejoined),
 }
 
 impl<'a> Layout<'a> for StreamMessage {
@@ -44,6 +46,8 @@ impl<'a> Layout<'a> for StreamMessage {
             StreamMessage::Chosen(message) => out.put(&CHOSEN).put(message),
             StreamMessage::Fetch(message) => out.put(&FETCH).put(message),
             StreamMessage::Fetched(message) => out.put(&FETCHED).put(message),
+            StreamMessage::Rejoin(message) => out.put(&REJOIN).put(message),
+            StreamMessage::Rejoined(message) => out.put(&REJOINED).put(message),
         };
     }
 
@@ -57,6 +61,8 @@ impl<'a> Layout<'a> for StreamMessage {
             CHOSEN => StreamMessage::Chosen(from.take()?),
             FETCH => StreamMessage::Fetch(from.take()?),
             FETCHED => StreamMessage::Fetched(from.take()?),
+            REJOIN => StreamMessage::Rejoin(from.take()?),
+            REJOINED => StreamMessage::Rejoined(from.take()?),
             _ => return Err(Malformed::UnknownTag),
         })
     }
@@ -291,6 +297,51 @@ impl<'a> Layout<'a> for Fetched {
     }
 }
 
+/// A replica restarted and has forgotten acceptances or more: what does the other know of the stream?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejoin {
+    /// Of this restart and no other.
+    pub nonce: u64,
+}
+
+impl<'a> Layout<'a> for Rejoin {
+    const BYTES_MIN: usize = 8;
+
+    fn put(&self, out: &mut Writer<'_>) {
+        out.put(&self.nonce);
+    }
+
+    fn take(from: &mut Reader<'a>) -> Result<Rejoin, Malformed> {
+        Ok(Rejoin { nonce: from.take()? })
+    }
+}
+
+/// The answer, made after the restart that the nonce names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejoined {
+    pub nonce: u64,
+    pub promised: Ballot,
+    /// The sender leads under this ballot, and its next proposal takes this slot.
+    pub leading: Option<(Ballot, Slot)>,
+}
+
+impl<'a> Layout<'a> for Rejoined {
+    const BYTES_MIN: usize = 8 + 8 + 1;
+
+    fn put(&self, out: &mut Writer<'_>) {
+        out.put(&self.nonce).put(&self.promised).put(&self.leading.is_some());
+        if let Some(leading) = &self.leading {
+            out.put(leading);
+        }
+    }
+
+    fn take(from: &mut Reader<'a>) -> Result<Rejoined, Malformed> {
+        let (nonce, promised) = from.take()?;
+        let leading = if from.take::<bool>()? { Some(from.take()?) } else { None };
+        Ok(Rejoined { nonce, promised, leading })
+    }
+}
+
 /// The one field that is copied out of a message.
 impl<'a> Layout<'a> for Batch {
     const BYTES_MIN: usize = 4;
@@ -312,6 +363,8 @@ const ACCEPTED: u8 = 4;
 const CHOSEN: u8 = 5;
 const FETCH: u8 = 6;
 const FETCHED: u8 = 7;
+const REJOIN: u8 = 8;
+const REJOINED: u8 = 9;
 
 // A promise or a catch-up reply holds less than FETCH_BYTES_MAX of batches before the one that fills it.
 const _: () = assert!(

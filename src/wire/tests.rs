@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use smallvec::SmallVec;
 
 use super::cursor::{Layout, Writer};
-use super::stream::{Accept, Accepted, Chosen, Entry, Fetch, Fetched, Prepare, Promise, Rejected};
+use super::stream::{
+    Accept, Accepted, Chosen, Entry, Fetch, Fetched, Prepare, Promise, Rejected, Rejoin, Rejoined,
+};
 use super::*;
 use crate::bounds::{
     FETCH_SLOTS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, NODES_MAX, PARTITIONS_MAX, SHARDS_MAX, TABLES_MAX,
@@ -170,6 +172,23 @@ impl<'a> Sampler<'a> {
             Kind::Stream => {
                 Message::Stream { partition, from: NodeId(self.id(NODES_MAX)), message: self.stream() }
             }
+            Kind::Election => {
+                let (shard, from) = (self.shard(), NodeId(self.id(NODES_MAX)));
+                Message::Election { shard, from, message: self.election() }
+            }
+            Kind::CheckpointFetch => {
+                let (from, checkpoint, offset) =
+                    (NodeId(self.id(NODES_MAX)), self.prng.u32(..), self.prng.u64(..));
+                Message::CheckpointFetch { partition, from, checkpoint, offset }
+            }
+            Kind::CheckpointPart => {
+                let (from, checkpoint) = (NodeId(self.id(NODES_MAX)), self.prng.u32(..));
+                let (offset, total, bytes) = (self.prng.u64(..), self.prng.u64(..), self.bytes(usize::MAX));
+                Message::CheckpointPart { partition, from, checkpoint, offset, total, bytes }
+            }
+            Kind::CheckpointPending => {
+                Message::CheckpointPending { partition, from: NodeId(self.id(NODES_MAX)) }
+            }
         }
     }
 
@@ -191,10 +210,22 @@ impl<'a> Sampler<'a> {
         }
     }
 
+    fn election(&mut self) -> ElectionMessage {
+        let (ballot, sent) = (self.ballot(), self.timestamp());
+        match self.prng.u8(0..6) {
+            0 => ElectionMessage::PreVote { ballot },
+            1 => ElectionMessage::PreVoted { ballot, granted: self.prng.bool(), promised: self.ballot() },
+            2 => ElectionMessage::Heartbeat { ballot, sent },
+            3 => ElectionMessage::Heartbeaten { ballot, sent },
+            4 => ElectionMessage::HandOver { ballot },
+            _ => ElectionMessage::Release { ballot },
+        }
+    }
+
     fn stream(&mut self) -> StreamMessage {
         let (ballot, from_slot, end_slot) = (self.ballot(), self.slot(), self.slot());
         let (floor, chosen_end, voted_end) = (self.slot(), self.slot(), self.slot());
-        match self.prng.u8(0..8) {
+        match self.prng.u8(0..10) {
             0 => StreamMessage::Prepare(Prepare { ballot, from_slot }),
             1 => {
                 let entries = self.list(|s| Entry { slot: s.slot(), ballot: s.ballot(), batch: s.batch() });
@@ -223,6 +254,11 @@ impl<'a> Sampler<'a> {
                 known_end: floor,
             }),
             6 => StreamMessage::Fetch(Fetch { ballot, from_slot, end_slot }),
+            7 => StreamMessage::Rejoin(Rejoin { nonce: self.prng.u64(..) }),
+            8 => {
+                let leading = self.prng.bool().then(|| (self.ballot(), self.slot()));
+                StreamMessage::Rejoined(Rejoined { nonce: self.prng.u64(..), promised: ballot, leading })
+            }
             _ => {
                 let entries = self.list(|s| (s.slot(), s.batch()));
                 StreamMessage::Fetched(Fetched { ballot, entries, floor, chosen_end, voted_end })
@@ -371,7 +407,7 @@ fn another_version_an_unknown_kind_and_no_bytes_are_refused() {
     bytes[0] = 2;
     assert_eq!(Message::decode(&bytes), Err(Malformed::WrongVersion));
     assert_eq!(peek(&bytes), Err(Malformed::WrongVersion));
-    bytes[..2].copy_from_slice(&[1, 16]);
+    bytes[..2].copy_from_slice(&[1, u8::try_from(Kind::ALL.len()).unwrap()]);
     assert_eq!(Message::decode(&bytes), Err(Malformed::UnknownKind));
     assert_eq!(Message::decode(&[]), Err(Malformed::Truncated));
     assert_eq!(peek(&[1]), Err(Malformed::Truncated));
@@ -524,6 +560,27 @@ fn golden_bytes_of_messages_have_not_moved() {
         "03", "0100000062"
     );
     assert_eq!(hex(&encoded(&accept)), golden);
+
+    let (shard, from, ballot) = (ShardId(1), NodeId(2), Ballot { round: 3, node: NodeId(2) });
+    let election = |message| hex(&encoded(&Message::Election { shard, from, message }));
+    let sent = Timestamp(0x0102);
+    let heartbeat = election(ElectionMessage::Heartbeat { ballot, sent });
+    assert_eq!(heartbeat, format!("01100100020002{epoch}0201000000000000"));
+    let pre_voted = election(ElectionMessage::PreVoted { ballot, granted: true, promised: ballot });
+    assert_eq!(pre_voted, format!("01100100020001{epoch}01{epoch}"));
+
+    let leading = Some((ballot, Slot(7)));
+    let message = StreamMessage::Rejoined(Rejoined { nonce: 5, promised: ballot, leading });
+    let rejoined = hex(&encoded(&Message::Stream { partition, from, message }));
+    assert_eq!(rejoined, format!("010f02010200090500000000000000{epoch}01{epoch}0700000000000000"));
+
+    let (checkpoint, offset) = (0xabcd, 0x0102);
+    let fetch = Message::CheckpointFetch { partition, from, checkpoint, offset };
+    assert_eq!(hex(&encoded(&fetch)), "011102010200cdab00000201000000000000");
+    let part = Message::CheckpointPart { partition, from, checkpoint, offset, total: 0x0103, bytes: b"c" };
+    let golden = "011202010200cdab0000020100000000000003010000000000000100000063";
+    assert_eq!(hex(&encoded(&part)), golden);
+    assert_eq!(hex(&encoded(&Message::CheckpointPending { partition, from })), "011302010200");
 
     let exchange = Message::Exchange {
         vector: SmallVec::from_slice(&[(ShardId(1), Watermark { epoch: in_epoch, timestamp: Timestamp(8) })]),

@@ -4,22 +4,50 @@
 #![allow(unsafe_code, reason = "poll(2) has no safe wrapper among our crates")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::bounds::{KIB, MIB, WAL_BLOCK_BYTES};
 use crate::types::{Ballot, CoreId, NodeId, PartitionId, Slot};
 use crate::wal::{OwnedRecord, RecordKind, Why};
 
-fn options(dir: &Path, segment_bytes: usize) -> DiskOptions {
-    let identity = LogIdentity::new("demo", NodeId(2), CoreId(1));
-    DiskOptions { dir: dir.join("log"), identity, segment_bytes }
+const NOW: Timestamp = Timestamp(1_000_000_000_000);
+
+mod failing;
+mod voting;
+
+/// Where a log lies, and whose it is.
+#[derive(Clone)]
+struct Place {
+    dir: PathBuf,
+    identity: LogIdentity,
+    segment_bytes: usize,
 }
 
-fn open(options: &DiskOptions) -> Result<(UringDisk, Vec<OwnedRecord>), DiskError> {
+impl Place {
+    fn open(&self, visit: &mut dyn FnMut(RecordView<'_>)) -> Result<Opened, DiskError> {
+        let options = DiskOptions { segment_bytes: self.segment_bytes, ..DiskOptions::new(self.identity) };
+        UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn options(dir: &Path, segment_bytes: usize) -> Place {
+    let identity = LogIdentity::new("demo", NodeId(2), CoreId(1));
+    Place { dir: dir.join("log"), identity, segment_bytes }
+}
+
+fn open(place: &Place) -> Result<(UringDisk, Vec<OwnedRecord>), DiskError> {
     let mut records = Vec::new();
-    let disk = UringDisk::open(options, &mut |view| records.push(view.into()))?;
-    Ok((disk, records))
+    let opened = place.open(&mut |view| records.push(view.into()))?;
+    Ok((opened.disk, records))
 }
 
 fn append(disk: &mut UringDisk, slot: u64, bytes: usize) -> OwnedRecord {
@@ -42,7 +70,7 @@ fn wait_readable(disk: &UringDisk) {
 fn settle(disk: &mut UringDisk) {
     loop {
         disk.submit().unwrap();
-        if disk.reap().unwrap() >= disk.appended() {
+        if disk.reap(NOW).unwrap() >= disk.appended() {
             return;
         }
         // What `reap` freed may let more be written, of which nothing is under way yet.
@@ -52,7 +80,7 @@ fn settle(disk: &mut UringDisk) {
 }
 
 /// The file that holds a position, and where in it.
-fn file_of(options: &DiskOptions, lsn: Lsn) -> (PathBuf, usize) {
+fn file_of(options: &Place, lsn: Lsn) -> (PathBuf, usize) {
     let number = segment_of(lsn, options.segment_bytes);
     let offset = lsn.0 % options.segment_bytes as u64;
     (options.dir.join(format!("{number:016}.wal")), offset as usize)
@@ -84,11 +112,11 @@ fn many_appends_in_flight_become_durable_in_order() {
     let options = options(dir.path(), 32 * KIB);
     let (mut disk, _) = open(&options).unwrap();
     let mut expected = Vec::new();
-    let mut durable = disk.reap().unwrap();
+    let mut durable = disk.reap(NOW).unwrap();
     for slot in 0..600 {
         expected.push(append(&mut disk, slot, (slot % 50) as usize * 40));
         disk.submit().unwrap();
-        let now = disk.reap().unwrap();
+        let now = disk.reap(NOW).unwrap();
         assert!(now >= durable);
         durable = now;
     }
@@ -182,18 +210,12 @@ fn damage_before_the_tail_is_told_and_nothing_is_changed() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[end - 100] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    let names = || {
-        let mut names: Vec<_> =
-            fs::read_dir(&options.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
-    let before = names();
+    let before = options.names();
 
     let refused = open(&options).map(|_| ()).unwrap_err();
     let DiskError::Damaged { path: told, damage } = &refused else { panic!("{refused}") };
     assert_eq!((told, damage.segment, damage.why), (&path, 0, Why::Record));
-    assert_eq!((names(), fs::read(&path).unwrap()), (before, bytes));
+    assert_eq!((options.names(), fs::read(&path).unwrap()), (before, bytes));
 }
 
 /// A checkpoint lets old segments go, and their files serve again: both while the log goes on.
@@ -209,7 +231,7 @@ fn truncation_lets_whole_segments_go_and_the_rest_comes_back() {
         if slot % 8 == 7 {
             let below = expected[slot as usize - 4].lsn;
             disk.truncate(below);
-            assert!(disk.log_bytes() <= 6 * options.segment_bytes as u64);
+            assert!(disk.state().bytes <= 6 * options.segment_bytes as u64);
         }
     }
     let below = expected[35].lsn;
@@ -246,18 +268,19 @@ fn a_failed_write_stops_the_disk_for_good() {
     let unwritable = fs::File::open(path).unwrap();
     disk.ring.detach(place_of(0)).unwrap();
     disk.ring.attach(place_of(0), &unwritable).unwrap();
-    let before = disk.reap().unwrap();
+    let before = disk.reap(NOW).unwrap();
     append(&mut disk, 1, 100);
     disk.submit().unwrap();
     wait_readable(&disk);
-    let failed = disk.reap().unwrap_err();
+    let failed = disk.reap(NOW).unwrap_err();
     assert!(matches!(failed, DiskError::WriteFailed { segment: 0, .. }), "{failed}");
     assert!(disk.durable == before);
     assert!(matches!(disk.submit(), Err(DiskError::Stopped)));
-    assert!(matches!(disk.reap(), Err(DiskError::Stopped)));
+    assert!(matches!(disk.reap(NOW), Err(DiskError::Stopped)));
 }
 
-/// A full disk is told when the segment is needed, not before: until then the log works.
+/// A drive that fails in making a segment is told when the segment is needed, not before: until then the log
+/// works.
 #[test]
 fn a_segment_that_cannot_be_prepared_fails_the_write_that_needs_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -272,7 +295,7 @@ fn a_segment_that_cannot_be_prepared_fails_the_write_that_needs_it() {
             if let Err(failed) = disk.submit() {
                 break Err(failed);
             }
-            if disk.reap().unwrap() >= disk.appended() {
+            if disk.reap(NOW).unwrap() >= disk.appended() {
                 break Ok(());
             }
             if let Err(failed) = disk.submit() {

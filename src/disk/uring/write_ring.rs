@@ -25,7 +25,7 @@ use crate::bounds::{WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX};
 ///      so to write to one makes no reference to another.
 ///   3. An entry names a file by its place in the ring's table, or the bell, which we own: the
 ///      kernel keeps both open for as long as the entry lives.
-///   4. Drop waits until nothing is lent; if it cannot, it leaks the buffers.
+///   4. Drop waits until nothing is lent; if it cannot, or is told not to, it leaks the buffers.
 ///   5. `ring` is declared, and so dropped, before `buffers` and `bell`.
 pub(super) struct WriteRing {
     ring: IoUring,
@@ -35,6 +35,8 @@ pub(super) struct WriteRing {
     registered: bool,
     /// Rung by another thread when the core should look around.
     bell: PipeReader,
+    /// The drive does not answer: drop does not wait for it.
+    abandoned: bool,
 }
 
 pub(super) enum Completion {
@@ -53,10 +55,10 @@ impl WriteRing {
         let table = ring.submitter().register_files_sparse(places);
         table.map_err(|source| ring_error("registering files", source))?;
         let buffers: io::Result<Vec<MmapMut>> =
-            (0..WAL_WRITES_MAX).map(|_| MmapMut::map_anon(WAL_WRITE_BYTES_MAX)).collect();
+            (0..BUFFERS).map(|_| MmapMut::map_anon(WAL_WRITE_BYTES_MAX)).collect();
         let buffers = buffers.map_err(|source| ring_error("mapping buffers", source))?;
-        let lent = vec![false; WAL_WRITES_MAX];
-        let mut ring = WriteRing { ring, buffers, lent, registered: false, bell };
+        let lent = vec![false; BUFFERS];
+        let mut ring = WriteRing { ring, buffers, lent, registered: false, bell, abandoned: false };
         ring.register_buffers()?;
         ring.hear_bell()?;
         Ok(ring)
@@ -83,7 +85,7 @@ impl WriteRing {
     }
 
     /// Copies `bytes` and prepares their write; `submit` starts it. Returns the buffer they went to. The
-    /// caller has fewer than `WAL_WRITES_MAX` writes under way.
+    /// caller has no more than `WAL_WRITES_MAX` writes of the log under way, and one of votes.
     pub(super) fn write(&mut self, place: usize, offset: u64, bytes: &[u8]) -> usize {
         let free = self.lent.iter().position(|lent| !lent).expect("fewer writes than buffers");
         assert!(place < FILES && bytes.len() <= WAL_WRITE_BYTES_MAX);
@@ -132,6 +134,11 @@ impl WriteRing {
             self.hear_bell()?;
         }
         Ok(Some(Completion::Bell))
+    }
+
+    /// Drop is not to wait for what is under way.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
     }
 
     fn hear_bell(&mut self) -> Result<(), DiskError> {
@@ -195,7 +202,7 @@ impl WriteRing {
 
 impl Drop for WriteRing {
     fn drop(&mut self) {
-        if !self.settle() {
+        if self.abandoned || !self.settle() {
             mem::forget(mem::take(&mut self.buffers));
         }
     }
@@ -205,11 +212,16 @@ fn ring_error(what: &'static str, source: io::Error) -> DiskError {
     DiskError::Ring { what, source }
 }
 
-/// Files the ring holds at once. Those being written, at most one per write, and those ready.
-pub(super) const FILES: usize = 2 * WAL_WRITES_MAX;
+/// Places of segments in the ring's table. Those being written, at most one per write, and those ready.
+pub(super) const SEGMENT_PLACES: usize = 2 * WAL_WRITES_MAX;
+/// The place of the votes.
+pub(super) const VOTES_PLACE: usize = SEGMENT_PLACES;
+const FILES: usize = SEGMENT_PLACES + 1;
+/// One for each write of the log, and one for the votes.
+const BUFFERS: usize = WAL_WRITES_MAX + 1;
 
 const ENTRIES: u32 = 16;
-const _: () = assert!(WAL_WRITES_MAX < ENTRIES as usize);
+const _: () = assert!(BUFFERS < ENTRIES as usize);
 /// The user data of the bell's entry; that of a write is the index of its buffer.
 const BELL: u64 = u64::MAX;
 /// What the kernel takes for an empty place in the table.

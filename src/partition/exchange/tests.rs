@@ -5,7 +5,7 @@ use super::super::stage::{NOW, Node, config, converse};
 use super::*;
 use crate::bounds::{EXCHANGE_IDLE_NS, EXCHANGE_INTERVAL_NS, MAX_CLOCK_SKEW_NS, MS};
 use crate::config::Durability;
-use crate::partition::ports::Marks;
+use crate::partition::ports::{Marks, NoCheckpoints};
 use crate::partition::stage::Plan;
 use crate::txn::Reply;
 
@@ -22,7 +22,7 @@ fn hear(
     closed: &[(Stamp, Timestamp)],
 ) {
     let Node { core, log, board, now, .. } = node;
-    core.on_exchange(*now, vector, wanted, closed, &Ports { log, board });
+    core.on_exchange(*now, vector, wanted, closed, &Ports { log, checkpoints: &mut NoCheckpoints, board });
 }
 
 fn mark(epoch: Epoch, timestamp: Timestamp) -> Watermark {

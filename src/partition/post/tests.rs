@@ -61,7 +61,7 @@ fn held_messages_leave_in_the_order_they_came_and_others_pass_them() {
     }
     post.send(NOW, Lsn::default(), cast(sibling, 0));
     let taken = |post: &mut Post| -> Vec<u8> {
-        std::iter::from_fn(|| post.take_parcel(CoreId(1))).map(|parcel| parcel.message[0]).collect()
+        std::iter::from_fn(|| post.take_parcel(CoreId(1))).map(|parcel| parcel.bytes()[0]).collect()
     };
     assert_eq!(taken(&mut post), [0]);
     post.on_durable(NOW, Lsn(8));

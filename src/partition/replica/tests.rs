@@ -28,7 +28,7 @@ impl Leader {
         let config = config(1, 1, Durability::QuorumDisk);
         let me = Endpoint { node: NodeId(0), core: CoreId(0) };
         let mut leader = Leader {
-            replica: Replica::new(me.node, PartitionId(0), &config),
+            replica: Replica::new(me.node, PartitionId(0), &config, None),
             known: Knowledge::new(1),
             log: PaperLog::default(),
             post: Post::new(me, 1, Rpc::new(me, 1, 1, 1)),
@@ -41,8 +41,14 @@ impl Leader {
         leader.flush();
         assert!(leader.replica.leads() && !leader.replica.open, "the seal is in flight");
         leader.flush();
-        assert!(leader.replica.open);
-        assert_eq!(leader.proposed(), [BatchKind::Seal]);
+        assert_eq!(leader.replica.news.pop_front(), Some(News::Sealed(leader.replica.stream.leader())));
+        leader.replica.propose_facts(leader.now, &[]);
+        leader.replica.propose(leader.now, Timestamp::default());
+        leader.run();
+        leader.flush();
+        assert!(matches!(leader.replica.news.pop_front(), Some(News::Facts(_, facts)) if facts.is_empty()));
+        leader.replica.open(&leader.known);
+        assert_eq!(leader.proposed(), [BatchKind::Seal, BatchKind::Facts]);
         leader.replica.end_turn(leader.now);
         leader.run();
         leader

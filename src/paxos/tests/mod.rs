@@ -3,9 +3,10 @@
 
 mod leading;
 mod matrix;
+mod restart;
 mod schedule;
 
-use super::{Batch, Effect, Limits, PaxosMessage, Persist, RestsOn, Stream, StreamConfig};
+use super::{Batch, Effect, Forgot, Limits, PaxosMessage, Persist, Restored, RestsOn, Stream, StreamConfig};
 use crate::types::{Ballot, NodeId, Slot};
 
 fn ballot(round: u32, node: u16) -> Ballot {
@@ -17,8 +18,12 @@ fn batch(text: &str) -> Batch {
 }
 
 fn stream(me: u16, replicas: u16, own_vote_needs_disk: bool, limits: Limits) -> Stream {
+    Stream::new(config(me, replicas, own_vote_needs_disk, limits))
+}
+
+fn config(me: u16, replicas: u16, own_vote_needs_disk: bool, limits: Limits) -> StreamConfig {
     let replicas = (0..replicas).map(NodeId).collect();
-    Stream::new(StreamConfig { me: NodeId(me), replicas, own_vote_needs_disk, limits })
+    StreamConfig { me: NodeId(me), replicas, own_vote_needs_disk, limits }
 }
 
 /// Effects in words, so that a test can state them with their order.
@@ -66,6 +71,11 @@ fn tell_message(message: &PaxosMessage) -> String {
             let slots: Vec<u64> = m.entries.iter().map(|(slot, _)| slot.0).collect();
             format!("fetched {slots:?} chosen {}", m.chosen_end.0)
         }
+        PaxosMessage::Rejoin(m) => format!("rejoin {}", m.nonce),
+        PaxosMessage::Rejoined(m) => match m.leading {
+            Some((ballot, next)) => format!("rejoined {}, leads {ballot:?}, next {}", m.nonce, next.0),
+            None => format!("rejoined {}, promised {:?}", m.nonce, m.promised),
+        },
     }
 }
 

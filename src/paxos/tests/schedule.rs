@@ -1,13 +1,17 @@
-//! A hostile world: several campaigners race while messages are lost, repeated, reordered and late, and
-//! disks take their time. Nothing crashes; restarts belong to the simulator.
+//! A hostile world: several campaigners race while messages are lost, repeated, reordered and late, disks
+//! take their time, and replicas restart with all, some or none of what they knew (`restarts`).
 //!
 //! Checked at every step, against what the logs really hold:
 //!   - one value per slot, and one per slot and ballot;
 //!   - what a replica delivers is chosen, in order, without gaps, each slot once;
-//!   - no promise is taken back, and nothing is said before the record it speaks of is durable.
+//!   - no promise is taken back, not even by a restart, and nothing is said before the record it speaks of
+//!     is durable;
+//!   - a replica that forgot what it accepted says neither promise nor acceptance.
 //!
 //! Then the world heals, and one leader must finish every slot at every replica.
 #![forbid(unsafe_code)]
+
+mod restarts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +29,14 @@ struct Replica {
     vote_durable: Ballot,
     outbox: Vec<(usize, NodeId, PaxosMessage)>,
     delivered: u64,
+    /// Every slot below it is in its durable checkpoint.
+    checkpoint: u64,
+    /// A peer told that it no longer keeps what this one lacks.
+    is_behind: bool,
+    /// It restarted in this way and has not voted since.
+    forgot: Forgot,
+    /// The highest ballot of a promise or acceptance that has left it, before whatever restart.
+    spoken: Ballot,
 }
 
 struct World {
@@ -39,6 +51,11 @@ struct World {
     /// One in so many steps, someone campaigns: most often the one before, again.
     campaign_every: u32,
     campaigner: usize,
+    /// One in so many steps, someone restarts: as a rule the one before, again.
+    restart_every: u32,
+    restarter: usize,
+    restarts: u64,
+    limits: Limits,
     /// Who accepted what, durably where the mode counts it.
     votes: BTreeMap<(Slot, Ballot), (Batch, BTreeSet<u16>)>,
     chosen: BTreeMap<Slot, Batch>,
@@ -60,6 +77,11 @@ struct Seen {
     counted: usize,
     dropped: usize,
     chosen: usize,
+    restarts: usize,
+    forgot_acceptances: usize,
+    forgot_votes: usize,
+    votes_again: usize,
+    jumps: usize,
 }
 
 impl World {
@@ -73,12 +95,20 @@ impl World {
             vote_durable: Ballot::default(),
             outbox: Vec::new(),
             delivered: 0,
+            checkpoint: 0,
+            is_behind: false,
+            forgot: Forgot::Nothing,
+            spoken: Ballot::default(),
         };
         let mut rng = Prng::with_seed(seed);
         World {
             disk_idles: (0..replicas).map(|_| rng.u32(..95)).collect(),
             campaign_every: rng.u32(50..400),
             campaigner: rng.usize(..usize::from(replicas)),
+            restart_every: rng.u32(30..500),
+            restarter: rng.usize(..usize::from(replicas)),
+            restarts: 0,
+            limits,
             rng,
             needs_disk,
             replicas: (0..replicas).map(replica).collect(),
@@ -106,6 +136,12 @@ impl World {
             }
             return self.campaign(self.campaigner);
         }
+        if self.rng.u32(..self.restart_every) == 0 {
+            if self.rng.u32(..4) == 0 {
+                self.restarter = at;
+            }
+            return self.restart(self.restarter);
+        }
         match self.rng.u32(..100) {
             0..45 => self.deliver(true),
             45..65 if self.rng.u32(..100) >= self.disk_idles[at] => {
@@ -123,7 +159,12 @@ impl World {
             84..88 => self.with(at, |stream, out| stream.resend(out)),
             88..90 => self.with(at, |stream, out| stream.heartbeat(out)),
             90..93 => self.with(at, |stream, out| stream.announce(out)),
-            93..95 => self.with(at, |stream, _| stream.retain()),
+            93 => self.with(at, |stream, _| stream.retain()),
+            94 => match self.rng.u32(..4) {
+                0 => self.replicas[at].checkpoint = self.replicas[at].delivered,
+                1 => self.jump(at),
+                _ => self.jump_if_behind(at),
+            },
             _ => self.poll(at),
         }
     }
@@ -135,6 +176,9 @@ impl World {
     }
 
     fn campaign(&mut self, at: usize) {
+        if !self.replicas[at].stream.can_campaign() {
+            return;
+        }
         // Rounds collide and fall behind: whoever campaigns knows only its own promise.
         let promised = self.replicas[at].stream.promised();
         let ballot = ballot(promised.round + 1 + self.rng.u32(..2), at as u16);
@@ -191,7 +235,7 @@ impl World {
                     replica.stream.on_vote_persisted(ballot, &mut self.out);
                 }
                 Persist::Accept { slot, ballot, batch } if self.needs_disk => {
-                    self.vote(at, slot, ballot, &batch);
+                    self.vote_unless_forgetful(at, slot, ballot, &batch);
                     self.replicas[at].stream.on_persisted(slot, ballot);
                 }
                 Persist::Accept { .. } => {}
@@ -213,12 +257,15 @@ impl World {
     }
 
     fn carry_out(&mut self, at: usize) {
+        self.note_whether_it_votes_again(at);
         let mut out = std::mem::take(&mut self.out);
         for effect in out.drain(..) {
             match effect {
                 Effect::Persist(record) => self.append(at, record),
                 Effect::Send { to, message, rests_on } => {
                     let replica = &mut self.replicas[at];
+                    let votes = matches!(message, PaxosMessage::Promise(_) | PaxosMessage::Accepted(_));
+                    assert!(!votes || !replica.stream.is_forgetful(), "{at} forgot, and says {message:?}");
                     let after = match rests_on {
                         RestsOn::Nothing => 0,
                         RestsOn::Acceptance(slot) if self.needs_disk => {
@@ -236,7 +283,10 @@ impl World {
                     assert_eq!(next, self.replicas[at].stream.next_slot());
                 }
                 Effect::Deposed { .. } => self.seen.deposed += 1,
-                Effect::Behind { .. } => self.seen.behind += 1,
+                Effect::Behind { .. } => {
+                    self.seen.behind += 1;
+                    self.replicas[at].is_behind = true;
+                }
             }
         }
         assert!(self.out.is_empty());
@@ -261,7 +311,7 @@ impl World {
                 assert!(ballot == voted, "accepts under {ballot:?}, promised {voted:?}");
                 replica.accepts_end = replica.log.len();
                 if !self.needs_disk {
-                    self.vote(at, slot, ballot, &batch);
+                    self.vote_unless_forgetful(at, slot, ballot, &batch);
                     self.replicas[at].stream.on_persisted(slot, ballot);
                 }
             }
@@ -283,8 +333,14 @@ impl World {
                 PaxosMessage::Chosen(chosen) => chosen.ballot,
                 PaxosMessage::Fetch(_) => Ballot::default(),
                 PaxosMessage::Fetched(fetched) => fetched.ballot,
+                PaxosMessage::Rejoin(_) => Ballot::default(),
+                PaxosMessage::Rejoined(rejoined) => rejoined.promised,
             };
             assert!(spoken <= self.replicas[at].vote_durable, "speaks of {spoken:?} too early: {message:?}");
+            if matches!(message, PaxosMessage::Promise(_) | PaxosMessage::Accepted(_)) {
+                let before = std::mem::replace(&mut self.replicas[at].spoken, spoken);
+                assert!(spoken >= before, "{at} takes {before:?} back: {message:?}");
+            }
             match &message {
                 PaxosMessage::Accepted(accepted) => self.check_accepted(at, *accepted),
                 PaxosMessage::Promise(promise) => self.seen.long_promises += usize::from(!promise.last),
@@ -330,7 +386,9 @@ impl World {
     /// No more loss, and one campaigner. What is late still comes.
     fn heal(&mut self) {
         self.network.append(&mut self.late);
-        let leader = self.rng.usize(..self.replicas.len());
+        let fit: Vec<usize> =
+            (0..self.replicas.len()).filter(|&at| self.replicas[at].stream.can_campaign()).collect();
+        let leader = fit[self.rng.usize(..fit.len())];
         let ballot = ballot(self.round + 1, leader as u16);
         self.with(leader, |stream, out| stream.campaign(ballot, batch("filler, healed"), out));
         let (mut to_propose, mut done) = (20, false);
@@ -343,6 +401,7 @@ impl World {
                     stream.retain();
                 });
                 while self.poll_one(at) {}
+                self.jump_if_behind(at);
             }
             while to_propose > 0 && self.replicas[leader].stream.can_propose() {
                 self.propose(leader);
@@ -352,12 +411,16 @@ impl World {
                 self.deliver(false);
             }
             let next = self.replicas[leader].stream.next_slot().0;
-            done = to_propose == 0 && self.replicas.iter().all(|replica| replica.delivered == next);
+            done = to_propose == 0
+                && self
+                    .replicas
+                    .iter()
+                    .all(|replica| replica.delivered == next && !replica.stream.is_forgetful());
             if done {
                 break;
             }
         }
-        let ends: Vec<_> = self.replicas.iter().map(|r| (r.stream.role(), r.delivered)).collect();
+        let ends: Vec<_> = self.replicas.iter().map(|r| (r.stream.role(), r.delivered, r.forgot)).collect();
         assert!(done, "no progress after healing, under {leader}: {to_propose} unproposed, {ends:?}");
     }
 }
@@ -398,6 +461,11 @@ fn run_all(what: &'static str, seeds: u64, replicas: u16, limits: Limits, heals:
         all.counted += seen.counted;
         all.dropped += seen.dropped;
         all.chosen += seen.chosen;
+        all.restarts += seen.restarts;
+        all.forgot_acceptances += seen.forgot_acceptances;
+        all.forgot_votes += seen.forgot_votes;
+        all.votes_again += seen.votes_again;
+        all.jumps += seen.jumps;
     }
     println!("{what}: {all:?}");
     all
@@ -407,13 +475,15 @@ fn assert_met(seen: &Seen, seeds: u64) {
     let met = [seen.led, seen.deposed, seen.fillers, seen.long_promises, seen.fetched, seen.counted];
     assert!(met.iter().all(|&count| count > seeds as usize / 2), "the schedules are too tame: {seen:?}");
     assert!(seen.chosen > 50 * seeds as usize && seen.dropped > 0, "{seen:?}");
+    let restarts = [seen.restarts, seen.forgot_acceptances, seen.forgot_votes, seen.votes_again, seen.jumps];
+    assert!(restarts.iter().all(|&count| count > seeds as usize / 4), "too few restarts: {seen:?}");
 }
 
 const STEPS: usize = 2_000;
 /// Small pages, so that promises and catch-up come in parts; a ring no schedule fills.
 const ROOMY: Limits =
     Limits { pipeline_slots: 8, retained_slots: 512, retained_bytes: 1 << 20, page_slots: 3, page_bytes: 40 };
-/// A ring and a memory that every schedule fills. Those left behind need checkpoints, so it only must be safe.
+/// A ring and a memory that every schedule fills. Those left behind need checkpoints.
 const TIGHT: Limits =
     Limits { pipeline_slots: 6, retained_slots: 16, retained_bytes: 120, page_slots: 3, page_bytes: 40 };
 
@@ -431,7 +501,20 @@ fn five_replicas_agree_under_every_schedule_and_finish_when_it_heals() {
 
 /// Dropping slots to make room must never drop what a majority has not, or make a recovery skip it.
 #[test]
-fn three_replicas_agree_when_memory_is_short() {
-    let seen = run_all("tight", 500, 3, TIGHT, false);
+fn three_replicas_agree_and_finish_when_memory_is_short() {
+    let seen = run_all("tight", 500, 3, TIGHT, true);
     assert!(seen.behind > 0 && seen.led > 500 && seen.chosen > 5_000, "{seen:?}");
+}
+
+/// The schedules must be able to tell each rule from no rule, or they prove nothing about it.
+#[cfg(feature = "mutation")]
+#[test]
+fn every_rule_of_restarts_is_missed_when_it_is_dropped() {
+    use crate::rules::{FAILURE_RULES, Rule, without};
+    let fails = |seed| std::panic::catch_unwind(|| run("mutated", seed, 3, ROOMY, true)).is_err();
+    for (rule, name) in FAILURE_RULES.into_iter().filter(|(rule, _)| *rule != Rule::Lease) {
+        let caught = without(rule, || (0..40_000).find(|&seed| fails(seed)));
+        println!("{name:20} caught by seed {caught:?}");
+        assert!(caught.is_some(), "no schedule misses {name}");
+    }
 }

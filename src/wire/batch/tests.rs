@@ -66,6 +66,12 @@ fn finish(builder: &mut BatchBuilder, kind: BatchKind) -> Rc<[u8]> {
 /// Invariant 3 on any bytes: refused, or every iterator runs to its end.
 fn assert_total(bytes: &[u8]) {
     let Ok(view) = BatchView::parse(bytes) else { return };
+    if view.kind() == BatchKind::Facts {
+        let facts: Vec<_> = view.facts().collect();
+        assert_eq!((facts.len(), view.entries().len()), (view.count(), 0));
+        assert_eq!(&*BatchBuilder::facts(view.epoch(), view.promise(), &facts), bytes);
+        return;
+    }
     assert_eq!(view.entries().len(), view.count());
     let mut builder = BatchBuilder::new();
     view.entries().for_each(|entry| Pushed::from_view(&entry).push_into(&mut builder));
@@ -127,6 +133,22 @@ fn batches_without_entries_keep_their_kind() {
         let batch = finish(&mut builder, kind);
         let view = BatchView::parse(&batch).unwrap();
         assert_eq!((view.kind(), view.count(), view.entries().count()), (kind, 0, 0));
+    }
+}
+
+/// A leader that repeats a fact must repeat it to the nanosecond.
+#[test]
+fn facts_come_back_as_they_were_told() {
+    let facts: Vec<_> = (1..40).map(|n| (Epoch(n << 16), Timestamp(n * 7))).collect();
+    for count in [0, 1, 39] {
+        let batch = BatchBuilder::facts(Epoch(0x2_0001), Timestamp(99), &facts[..count]);
+        let view = BatchView::parse(&batch).unwrap();
+        assert_eq!(
+            (view.kind(), view.epoch(), view.promise()),
+            (BatchKind::Facts, Epoch(0x2_0001), Timestamp(99))
+        );
+        assert_eq!(view.facts().collect::<Vec<_>>(), facts[..count]);
+        assert_eq!((0..batch.len()).find(|end| BatchView::parse(&batch[..*end]).is_ok()), None);
     }
 }
 
@@ -254,7 +276,7 @@ fn another_version_or_kind_and_leftover_bytes_are_refused() {
         BatchView::parse(&bytes).err()
     };
     assert_eq!(with(0, 2), Some(Malformed::WrongVersion));
-    assert_eq!(with(1, 4), Some(Malformed::UnknownKind));
+    assert_eq!(with(1, 5), Some(Malformed::UnknownKind));
     assert_eq!(with(18, 1), Some(Malformed::Truncated));
     assert_eq!(BatchView::parse(&[noop.as_slice(), &[0]].concat()).err(), Some(Malformed::Trailing));
     assert_eq!(BatchView::parse(&vec![1; BATCH_BYTES_MAX + 1]).err(), Some(Malformed::TooLong));

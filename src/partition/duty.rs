@@ -1,0 +1,27 @@
+//! What the cores of one node tell each other about the leadership of a shard, whose partitions may lie on
+//! several of them. Never on the wire: a parcel carries it as it is.
+//!
+//! The *chair* of a shard is the core with its first partition: it holds the elections, collects what the
+//! others report, and tells them what was decided.
+#![forbid(unsafe_code)]
+
+use crate::types::{Ballot, Epoch, PartitionId, ShardId, Timestamp};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Duty {
+    // From the chair to everybody.
+    /// Run for leader of the shard's streams.
+    Campaign { shard: ShardId, ballot: Ballot },
+    /// These epochs of the shard ended so: known before anything of a later one is believed.
+    Facts { shard: ShardId, epoch: Epoch, facts: Vec<(Epoch, Timestamp)> },
+    /// The epoch is open.
+    Open { shard: ShardId, ballot: Ballot },
+    /// The shard was lost on one of its streams, or we may have lost it and not know.
+    StandDown { shard: ShardId, by: Ballot },
+
+    // From whoever it happened to, to the chair.
+    /// The seal under this ballot is chosen; so far did the epochs before it get.
+    Sealed { partition: PartitionId, ballot: Ballot, ends: Vec<(Epoch, Timestamp)> },
+    /// A stream has promised, or was lost to, a higher ballot.
+    Outbid { shard: ShardId, by: Ballot },
+}
