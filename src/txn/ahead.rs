@@ -12,7 +12,7 @@
 //!   3. Marks are bounded; where there is no room, the caller moves the clock instead.
 #![forbid(unsafe_code)]
 
-use super::locks::KeyRange;
+use super::locks::{KeyRange, lock_key};
 use super::writes::hash_key;
 use crate::bounds::{AHEAD_RANGES_MAX, AHEAD_READS_MAX};
 use crate::types::{TableId, Timestamp};
@@ -77,7 +77,11 @@ impl Ahead {
 impl Marks {
     fn read_of(&self, table: TableId, key: &[u8]) -> Timestamp {
         let mark = self.keys.get(&hash_key(table, key)).copied().unwrap_or_default();
-        let ranges = self.ranges.iter().filter(|(range, _)| range.covers(table, key));
+        if self.ranges.is_empty() {
+            return mark;
+        }
+        let key = lock_key(table, key);
+        let ranges = self.ranges.iter().filter(|(range, _)| range.has(&key));
         ranges.map(|(_, timestamp)| *timestamp).fold(mark, Timestamp::max)
     }
 

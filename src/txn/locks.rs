@@ -45,7 +45,7 @@ pub struct KeyRange {
 }
 
 /// Table, big-endian, then the key: ordered as tables hold their keys.
-type LockKey = SmallVec<[u8; 40]>;
+pub type LockKey = SmallVec<[u8; 40]>;
 
 impl Locks {
     /// Nobody is prepared: the answer that transactions of one partition nearly always get.
@@ -141,16 +141,12 @@ impl KeyRange {
         KeyRange { from: lock_key(table, from), to: end_key(table, to) }
     }
 
-    pub fn covers(&self, table: TableId, key: &[u8]) -> bool {
-        self.has(&lock_key(table, key))
-    }
-
-    fn has(&self, key: &LockKey) -> bool {
+    pub fn has(&self, key: &LockKey) -> bool {
         (&self.from..&self.to).contains(&key)
     }
 }
 
-fn lock_key(table: TableId, key: &[u8]) -> LockKey {
+pub fn lock_key(table: TableId, key: &[u8]) -> LockKey {
     let mut bytes = LockKey::from_slice(&table.0.to_be_bytes());
     bytes.extend_from_slice(key);
     bytes
