@@ -38,8 +38,6 @@ pub enum Rule {
     SealEveryStream,
     /// An epoch opens, and what it closes is announced, only when the fact is chosen.
     FactBeforeOpening,
-    /// A watermark of a later epoch is believed only by who knows how the earlier ones closed.
-    FactsFirst,
     /// A leader deposes itself in its own eyes: reads without a lease wait for a watermark.
     LeaderLease,
     /// A follower replays an entry only once its dependencies are stable.
@@ -56,7 +54,7 @@ pub enum Rule {
 }
 
 /// Every rule that the mutation runner drops, with the name it takes.
-pub const RULES: [(Rule, &str); 18] = [
+pub const RULES: [(Rule, &str); 17] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -72,7 +70,6 @@ pub const RULES: [(Rule, &str); 18] = [
     (Rule::UnbrokenRun, "unbroken-run"),
     (Rule::SealEveryStream, "seal-every-stream"),
     (Rule::FactBeforeOpening, "fact-before-opening"),
-    (Rule::FactsFirst, "facts-first"),
     (Rule::LeaderLease, "leader-lease"),
     (Rule::SafetyCheck, "safety-check"),
 ];

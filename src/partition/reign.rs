@@ -407,7 +407,7 @@ impl<P: Procedure> Core<P> {
             all &= replica.replay.stamps().iter().all(fine);
             all &= replica.store.borrow_mut().window.stamps().iter().all(fine);
         }
-        all || !rules::on(Rule::FactsFirst)
+        all
     }
 
     /// A closed epoch. True when it is news.
