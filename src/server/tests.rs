@@ -8,6 +8,7 @@ use crate::txn::{Abort, Procedure, Reply, Txn};
 use crate::types::{PartitionId, TableId, Timestamp};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Counts up under a key of its home partition and under another.
 struct Count {
@@ -274,18 +275,23 @@ fn a_cluster_that_stops_as_a_whole_comes_back_with_all_it_held() {
 #[test]
 fn a_core_that_breaks_off_is_reported_by_name() {
     let data = tempfile::tempdir().unwrap();
-    struct Broken(NodeId);
+    struct Broken(NodeId, Arc<AtomicBool>);
     impl Driver for Broken {
         type Procedure = Count;
         fn turn(&mut self, _: Timestamp, _: &mut dyn Submit<Count>) {
-            assert!(self.0 != NodeId(1), "broken on purpose");
+            let breaks = self.0 == NodeId(1) && self.1.load(Ordering::Relaxed);
+            assert!(!breaks, "broken on purpose");
         }
         fn on_reply(&mut self, _: Timestamp, _: u64, _: Reply, _: Option<Count>) {}
         fn deadline(&self) -> Option<Timestamp> {
             None
         }
     }
-    let (cluster, _) = start(data.path(), Durability::Memory, |node, _| Broken(node));
+    // Only once the cluster stands: a core that breaks off before is an error of the start.
+    let breaks = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&breaks);
+    let (cluster, _) = start(data.path(), Durability::Memory, move |node, _| Broken(node, Arc::clone(&told)));
+    breaks.store(true, Ordering::Relaxed);
     assert_eq!(cluster.wait(), News::Ended);
     let error = cluster.stop().map(drop).unwrap_err().to_string();
     assert!(error.contains("(node n1, core 0): broken on purpose"), "{error}");
