@@ -1,11 +1,10 @@
-//! One attempt of a transaction that its home partition coordinates, and what is remembered of a decision.
+//! One attempt of a transaction that its home partition coordinates.
 //!
 //! The states an attempt goes through, how its procedure is run (again), and how it can end; who moves it
 //! from state to state is the `coordinator`.
 #![forbid(unsafe_code)]
 
 use super::context::{Context, Part};
-use super::coordinator::{Effect, Ticket};
 use super::handle::Txn;
 use super::procedure::{Abort, BusyWith, Procedure};
 use crate::bounds::SCAN_BYTES_MAX;
@@ -69,15 +68,6 @@ pub(super) struct Vote {
     pub proposal: Option<Timestamp>,
 }
 
-pub(super) struct Decided {
-    pub id: TxnId,
-    pub timestamp: Timestamp,
-    pub deps: Deps,
-    /// Of the entry: empty when nothing was written anywhere.
-    pub participants: SmallVec<[PartitionId; 4]>,
-    pub unacknowledged: SmallVec<[(PartitionId, Epoch); 4]>,
-}
-
 impl<P: Procedure> Active<P> {
     pub(super) fn begin(&mut self) {
         self.task = Some(self.task());
@@ -129,20 +119,6 @@ impl<P> Active<P> {
     pub(super) fn into_procedure(mut self) -> Option<P> {
         self.task = None;
         Rc::into_inner(self.procedure)
-    }
-}
-
-impl Decided {
-    pub(super) fn tell<P>(&self, number: u64, to: PartitionId, epoch: Epoch) -> Effect<P> {
-        let message = encode(&Message::Commit {
-            partition: to,
-            epoch,
-            txn: self.id,
-            timestamp: self.timestamp,
-            deps: self.deps.clone(),
-            participants: self.participants.clone(),
-        });
-        Effect::Ask { to, nearest: false, ticket: Ticket::Commit { number }, message }
     }
 }
 

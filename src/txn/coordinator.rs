@@ -5,18 +5,19 @@
 //!
 //! Invariants:
 //!   1. Every attempt has a number of its own, so no vote is ever counted for another attempt.
-//!   2. A decision is remembered until every participant has acknowledged it; an attempt that is
-//!      neither remembered nor being prepared did not commit.
+//!   2. An attempt that is neither among the [`Decisions`] nor being prepared did not commit.
 //!   3. The timestamp is at or above every proposal, and the transaction depends on every participant.
 #![forbid(unsafe_code)]
 
-use super::attempt::{Active, Decided, Phase, Vote, Votes, asked_of, encode};
+use super::attempt::{Active, Phase, Vote, Votes, asked_of, encode};
 use super::clock::too_far_ahead;
 use super::context::{Context, Halt, Question, Run, RunMode};
+use super::decisions::{Decided, Decisions};
 use super::participant::{Commit, Known, PrepareRequest};
 use super::procedure::{Abort, BusyWith, Procedure, Reply};
 use super::store::Store;
-use crate::bounds::{ATTEMPTS_MAX, BACKOFF_NS_MAX, BACKOFF_NS_MIN, COORDINATED_MAX, HOLD_NS_MAX, MS};
+use super::vote_times::VoteTimes;
+use crate::bounds::{ATTEMPTS_MAX, BACKOFF_NS_MAX, BACKOFF_NS_MIN, COORDINATED_MAX};
 use crate::config::Config;
 use crate::rules::{self, Rule};
 use crate::types::{Epoch, PartitionId, Prng, ShardId, Stamp, Timestamp, TxnId};
@@ -33,14 +34,10 @@ pub struct Coordinator<P> {
     home: PartitionId,
     shard: ShardId,
     active: HashMap<u64, Active<P>, foldhash::fast::FixedState>,
-    /// Decided and not yet acknowledged by every participant.
-    decided: HashMap<u64, Decided, foldhash::fast::FixedState>,
+    decisions: Decisions,
     next_number: u64,
     backoffs: BinaryHeap<Reverse<(Timestamp, u64)>>,
-    /// Decisions that a participant refused to hear, and when they are told again.
-    untold: BinaryHeap<Reverse<(Timestamp, u64)>>,
-    /// Smoothed time from prepare to vote, by shard.
-    vote_ns: Vec<u64>,
+    vote_times: VoteTimes,
 }
 
 /// What the partition must do next, in order.
@@ -89,11 +86,10 @@ impl<P: Procedure> Coordinator<P> {
             home,
             shard,
             active: HashMap::default(),
-            decided: HashMap::default(),
+            decisions: Decisions::default(),
             next_number: 1,
             backoffs: BinaryHeap::new(),
-            untold: BinaryHeap::new(),
-            vote_ns: Vec::new(),
+            vote_times: VoteTimes::default(),
         }
     }
 
@@ -104,11 +100,11 @@ impl<P: Procedure> Coordinator<P> {
     }
 
     pub fn has_room(&self) -> bool {
-        self.active.len() < COORDINATED_MAX && self.decided.len() < COORDINATED_MAX
+        self.active.len() < COORDINATED_MAX && self.decisions.has_room()
     }
 
     pub fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.decided.is_empty()
+        self.active.is_empty() && self.decisions.is_empty()
     }
 
     pub fn in_flight(&self) -> usize {
@@ -191,12 +187,12 @@ impl<P: Procedure> Coordinator<P> {
             self.backoffs.pop();
             self.resume(env, number);
         }
-        self.tell_again(env);
+        self.decisions.on_tick(env.now, env.out);
     }
 
     pub fn deadline(&self) -> Option<Timestamp> {
-        let first = |heap: &BinaryHeap<Reverse<(Timestamp, u64)>>| heap.peek().map(|Reverse((due, _))| *due);
-        first(&self.backoffs).into_iter().chain(first(&self.untold)).min()
+        let backoff = self.backoffs.peek().map(|Reverse((due, _))| *due);
+        backoff.into_iter().chain(self.decisions.deadline()).min()
     }
 
     /// An answer to a read or a scan of attempt `id`; `take` puts it into the run.
@@ -231,11 +227,11 @@ impl<P: Procedure> Coordinator<P> {
                 vote.proposal = Some(proposal);
             }
             all = votes[1..].iter().all(|vote| vote.proposal.is_some());
-            smooth(&mut self.vote_ns, shard, took);
+            self.vote_times.on_vote(shard, took);
         }
         if !counted {
             // Of an attempt that was given up, unless it was decided: then the commit is on its way.
-            if self.decided(id).is_none() {
+            if !self.decisions.knows(id) {
                 self.tell_abort(env, id, from, epoch);
             }
         } else if too_far_ahead(env.now, proposal) {
@@ -258,19 +254,14 @@ impl<P: Procedure> Coordinator<P> {
         let current = |active: &Active<P>| active.id == id && !active.phase.waits();
         if self.active.get(&id.number).is_some_and(current) {
             self.undo(env, id.number, Some(from), why);
-        } else if self.decided(id).is_some() {
-            self.on_commit_refused(env.now, id.number);
+        } else if self.decisions.knows(id) {
+            self.decisions.on_refused(env.now, id.number);
         }
     }
 
     /// A participant has installed, or dropped, a decided transaction.
     pub fn on_done(&mut self, id: TxnId, from: PartitionId) {
-        if let Some(decided) = self.decided.get_mut(&id.number).filter(|decided| decided.id == id) {
-            decided.unacknowledged.retain(|(partition, _)| *partition != from);
-            if decided.unacknowledged.is_empty() {
-                self.decided.remove(&id.number);
-            }
-        }
+        self.decisions.on_done(id, from);
     }
 
     /// A peer gave no sign of life. What is decided is told again for as long as it takes.
@@ -284,13 +275,7 @@ impl<P: Procedure> Coordinator<P> {
                     self.end_run(env, number, Abort::Unavailable);
                 }
             }
-            Ticket::Commit { number } => {
-                if let Some(decided) = self.decided.get(&number)
-                    && let Some((to, epoch)) = decided.unacknowledged.iter().find(|(p, _)| *p == peer)
-                {
-                    env.out.push(decided.tell(number, *to, *epoch));
-                }
-            }
+            Ticket::Commit { number } => self.decisions.on_unreachable(number, peer, env.out),
             Ticket::None => {}
         }
     }
@@ -316,10 +301,7 @@ impl<P: Procedure> Coordinator<P> {
             self.undo(env, number, None, Refusal::NotLeader);
         }
         let closed = |epoch: Epoch| env.known.is_closed(Stamp { shard, epoch });
-        self.decided.retain(|_, decided| {
-            decided.unacknowledged.retain(|(partition, epoch)| !(of(partition) && closed(*epoch)));
-            !decided.unacknowledged.is_empty()
-        });
+        self.decisions.forget(|partition, epoch| of(&partition) && closed(epoch));
     }
 
     /// Home is not led from here any more: nothing undecided can be decided.
@@ -333,36 +315,10 @@ impl<P: Procedure> Coordinator<P> {
         }
     }
 
-    /// A participant refused to be told: it is not led from there, or in another epoch. What comes of it
-    /// is known when the end of its epoch is.
-    fn on_commit_refused(&mut self, now: Timestamp, number: u64) {
-        self.untold.push(Reverse((now.plus_ns(TELL_AGAIN_NS), number)));
-    }
-
-    /// Decisions to be told again.
-    fn tell_again<K: Known>(&mut self, env: &mut Env<'_, P, K>) {
-        while let Some(Reverse((due, number))) = self.untold.peek().copied() {
-            if due > env.now {
-                break;
-            }
-            self.untold.pop();
-            if let Some(decided) = self.decided.get(&number) {
-                for (to, epoch) in &decided.unacknowledged {
-                    env.out.push(decided.tell(number, *to, *epoch));
-                }
-            }
-        }
-    }
-
     /// What a participant that has heard nothing for long is told.
     pub fn verdict(&self, id: TxnId) -> Verdict {
-        if let Some(decided) = self.decided(id) {
-            let Decided { timestamp, deps, participants, .. } = decided;
-            return Verdict::Committed {
-                timestamp: *timestamp,
-                deps: deps.clone(),
-                participants: participants.clone(),
-            };
+        if let Some(committed) = self.decisions.verdict(id) {
+            return committed;
         }
         match self.active.get(&id.number) {
             Some(Active { id: current, phase: Phase::Preparing { .. }, .. }) if *current == id => {
@@ -370,12 +326,6 @@ impl<P: Procedure> Coordinator<P> {
             }
             _ => Verdict::Aborted,
         }
-    }
-
-    /// Numbers begin anew with every start of a node, so the number alone may be that of a transaction
-    /// of another reign.
-    fn decided(&self, id: TxnId) -> Option<&Decided> {
-        self.decided.get(&id.number).filter(|decided| decided.id == id)
     }
 
     fn run<K: Known>(&mut self, env: &mut Env<'_, P, K>, number: u64) {
@@ -469,7 +419,7 @@ impl<P: Procedure> Coordinator<P> {
         let run = active.context.run.borrow();
         let participants = run.participants(self.home, env.config.partition_count() as u16);
         let shards = participants[1..].iter().map(|partition| env.config.shard_of(*partition));
-        let hold_ns = hold(&self.vote_ns, shards);
+        let hold_ns = self.vote_times.hold_ns(shards);
         let mut votes = Votes::new();
         for partition in &participants {
             let home = *partition == self.home;
@@ -608,16 +558,9 @@ impl<P: Procedure> Coordinator<P> {
             env.out.push(Effect::Reply { token, reply: Reply::Durable { timestamp }, procedure: None });
         }
         env.out.push(Effect::Unlocked { holder: id });
-        let unacknowledged: SmallVec<_> =
-            votes[1..].iter().map(|vote| (vote.partition, vote.epoch)).collect();
-        if unacknowledged.is_empty() {
-            return;
-        }
+        let unacknowledged = votes[1..].iter().map(|vote| (vote.partition, vote.epoch)).collect();
         let decided = Decided { id, timestamp, deps, participants, unacknowledged };
-        for (to, epoch) in &decided.unacknowledged {
-            env.out.push(decided.tell(number, *to, *epoch));
-        }
-        self.decided.insert(number, decided);
+        self.decisions.tell(decided, env.out);
     }
 
     /// Gives the attempt up: unlocks home and whoever has voted, then makes another or ends.
@@ -720,24 +663,6 @@ fn exhausted(why: Refusal, attempts: u32) -> Option<Abort> {
     })
 }
 
-/// Moves the smoothed vote time of a shard an eighth of the way (RFC 6298 does so with round trips).
-fn smooth(vote_ns: &mut Vec<u64>, shard: ShardId, took: u64) {
-    let at = usize::from(shard.0);
-    if vote_ns.len() <= at {
-        vote_ns.resize(at + 1, 0);
-    }
-    vote_ns[at] = if vote_ns[at] == 0 { took } else { vote_ns[at] - vote_ns[at] / 8 + took / 8 };
-}
-
-/// How long participants should expect to wait for the decision: that of the slowest voter and an
-/// eighth more. A proposal that far ahead does not hold the promise back while the decision travels.
-fn hold(vote_ns: &[u64], shards: impl Iterator<Item = ShardId>) -> u64 {
-    let slowest = shards.filter_map(|shard| vote_ns.get(usize::from(shard.0))).max().copied().unwrap_or(0);
-    (slowest + slowest / 8).min(HOLD_NS_MAX)
-}
-
-/// A decision refused by who does not lead is told again after this long: a tenth of a usual outage.
-const TELL_AGAIN_NS: u64 = 100 * MS;
 /// Decisions missed because what others were asked depends on what changes at home, before home is locked.
 const CHANGES_MAX: u32 = 2;
 

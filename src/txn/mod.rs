@@ -10,6 +10,7 @@ mod attempt;
 mod clock;
 mod context;
 mod coordinator;
+mod decisions;
 mod handle;
 mod local;
 mod located;
@@ -20,6 +21,7 @@ mod replay;
 mod store;
 #[cfg(test)]
 mod told;
+mod vote_times;
 mod watch;
 mod window;
 mod writes;
