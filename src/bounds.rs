@@ -148,6 +148,13 @@ pub const MAX_SPECULATION_NS_MAX: u64 = 60 * SECOND;
 /// spinning never costs more than twice the better choice.
 pub const SPIN_NS: u64 = 50 * US;
 pub const SPIN_NS_MAX: u64 = SECOND;
+/// A core that shares its CPU pauses between turns for this part of the round trip to its nearest peer:
+/// both ways together cost a thirty-second of it, and what comes meanwhile costs one turn instead of many.
+pub const PAUSE_SHARE: u64 = 64;
+/// A shorter pause saves no turn worth the call that makes it.
+pub const PAUSE_NS_MIN: u64 = 20 * US;
+/// Longer ones gain little: by then a turn has a burst to work on.
+pub const PAUSE_NS_MAX: u64 = 500 * US;
 /// Longest emulated one-way delay; a round trip stays under half of the default `max_speculation`.
 pub const LINK_DELAY_NS_MAX: u64 = 2 * SECOND;
 /// Longest name of a cluster, node, zone or table: they become metric labels and directories.
@@ -159,6 +166,7 @@ pub const ROUTING_INT_BYTES_MAX: usize = 8;
 /// Largest cluster file that is read: ten times that of the largest cluster.
 pub const CLUSTER_FILE_BYTES_MAX: usize = MIB;
 
+const _: () = assert!(PAUSE_NS_MIN < PAUSE_NS_MAX && PAUSE_NS_MAX < HEARTBEAT_INTERVAL_NS_MIN);
 const _: () = assert!(2 * HEARTBEAT_INTERVAL_NS < ELECTION_TIMEOUT_NS);
 const _: () = assert!(ELECTION_TIMEOUT_NS_MIN <= ELECTION_TIMEOUT_NS);
 const _: () = assert!(ELECTION_TIMEOUT_NS <= ELECTION_TIMEOUT_NS_MAX);

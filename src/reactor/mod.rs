@@ -12,8 +12,9 @@
 //! doing: it holds each message until `on_durable` has passed what the message rests on.
 //!
 //! Invariants:
-//!   1. A turn never blocks. A core blocks in one place, [`Reactor::sleep`], and only after a whole turn
-//!      that began with its waker armed found nothing to do: so nothing handed over meanwhile is missed.
+//!   1. A turn never blocks. A core blocks without an end in one place, [`Reactor::sleep`], and only after
+//!      a whole turn that began with its waker armed found nothing to do: so nothing handed over meanwhile
+//!      is missed. A pause ([`Reactor::pause`]) has an end.
 //!   2. After a failure of the disk no turn is begun and no frame leaves.
 #![deny(unsafe_code)]
 
@@ -28,11 +29,11 @@ mod wait;
 
 pub use siblings::{Shared, Siblings};
 
-use crate::bounds::{FRAME_BYTES, RX_BURST, TX_BURST};
+use crate::bounds::{FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST, TX_BURST};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk::{Disk, DiskError, FileCheckpoints};
-use crate::nic::{Nic, NicStats, Wake};
+use crate::nic::{Nic, NicStats};
 use crate::partition::{Core, CoreStats, Driver, Log, Ports, Recovery};
 use crate::rpc::RpcStats;
 use crate::txn::Procedure;
@@ -116,9 +117,10 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
     pub fn run(&mut self) -> Result<(), DiskError> {
         wait::ask_for_exact_timers();
         while !self.shared.is_stopped() {
-            let worked = self.turn()?;
+            self.turn()?;
             self.note_votes();
-            if !worked && self.sleep_after_ns.is_some_and(|limit_ns| self.pace.idle_ns() >= limit_ns) {
+            if self.sleep_after_ns.is_some_and(|limit_ns| self.pace.idle_ns() >= limit_ns) {
+                self.pause();
                 self.sleep()?;
             }
         }
@@ -156,21 +158,41 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         Ok(work > 0)
     }
 
+    /// Where cores share CPUs, one that has worked just now lets what comes next gather: neither a frame nor
+    /// a sibling interrupts, and the turn after it finds a burst. A timer does.
+    fn pause(&mut self) {
+        if self.sleep_after_ns != Some(0) {
+            return;
+        }
+        let over = self.pace.worked_at.plus_ns(pause_ns(self.core.rpc().rtt_ns_min()));
+        let until = self.deadline().map_or(over, |due| due.min(over));
+        let now = self.clock.now();
+        if now < until {
+            self.pace.end_work(now);
+            wait::wait([None; 4], Some(until.since(now)));
+        }
+    }
+
     /// Ends with whatever comes first: a frame, a completion, a sibling, a time somebody named. Once the
     /// waker is armed everything is looked at again, by a whole turn (invariant 1).
     fn sleep(&mut self) -> Result<(), DiskError> {
         self.siblings.waker().begin_sleep();
         if !self.turn()? && !self.shared.is_stopped() {
-            let Wake { fd, deadline } = self.outbox.nic.wake();
-            let deadlines = [self.core.deadline(), self.driver.deadline(), self.log.0.deadline(), deadline];
-            let first = deadlines.into_iter().flatten().min();
-            let left_ns = first.map(|due| due.since(self.clock.now()));
+            let fd = self.outbox.nic.wake().fd;
+            let left_ns = self.deadline().map(|due| due.since(self.clock.now()));
             self.pace.sleeps += 1;
             let siblings = Some(self.siblings.waker().fd());
             wait::wait([fd, self.log.0.wake_fd(), self.checkpoints.wake_fd(), siblings], left_ns);
         }
         self.siblings.waker().end_sleep();
         Ok(())
+    }
+
+    /// When the next turn has something to do though nothing comes.
+    fn deadline(&self) -> Option<Timestamp> {
+        let nic = self.outbox.nic.wake().deadline;
+        let deadlines = [self.core.deadline(), self.driver.deadline(), self.log.0.deadline(), nic];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Tells the node once every replica here votes.
@@ -215,6 +237,12 @@ fn reap<P: Procedure, K: Disk>(
     Ok(1)
 }
 
+/// How long a core pauses after a turn, when its nearest peer is that far away.
+fn pause_ns(rtt_ns: Option<u64>) -> u64 {
+    let share_ns = rtt_ns.unwrap_or_default() / PAUSE_SHARE;
+    if share_ns < PAUSE_NS_MIN { 0 } else { share_ns.min(PAUSE_NS_MAX) }
+}
+
 /// The NIC, and the one frame it may have had no room for.
 struct Outbox<N> {
     nic: N,
@@ -253,7 +281,8 @@ pub struct Tally {
     pub nic: NicStats,
 }
 
-/// When a core worked and when it did not. Reads no clock: a turn ends where the next one begins.
+/// When a core worked and when it did not. Reads no clock: a turn ends where the next one begins, unless
+/// a pause comes between.
 struct Pace {
     started: Timestamp,
     /// When the last turn began, and whether it did anything.
@@ -271,11 +300,15 @@ impl Pace {
     }
 
     fn begin_turn(&mut self, now: Timestamp) {
-        if self.worked {
-            self.busy_ns += now.since(self.turned_at);
-        }
+        self.end_work(now);
         self.turned_at = now;
         self.turns += 1;
+    }
+
+    fn end_work(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.worked) {
+            self.busy_ns += now.since(self.turned_at);
+        }
     }
 
     fn end_turn(&mut self, worked: bool) {

@@ -201,6 +201,11 @@ impl Rpc {
         None
     }
 
+    /// The round trip to the nearest peer, in nanoseconds; `None` while none is measured.
+    pub fn rtt_ns_min(&self) -> Option<u64> {
+        self.sessions.iter().filter_map(Session::rtt_ns).min()
+    }
+
     pub fn stats(&self) -> &RpcStats {
         &self.shared.stats
     }

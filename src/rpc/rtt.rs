@@ -37,6 +37,11 @@ impl Rtt {
         self.backoff = (self.backoff + 1).min(BACKOFF_MAX);
     }
 
+    /// The smoothed round trip, in nanoseconds; `None` before the first sample.
+    pub fn smoothed_ns(&self) -> Option<u64> {
+        (self.smoothed_ns > 0).then_some(self.smoothed_ns)
+    }
+
     /// How long a frame may stay unacknowledged while nothing sent after it is acknowledged either.
     pub fn rto_ns(&self) -> u64 {
         let base = match self.smoothed_ns {

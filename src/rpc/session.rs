@@ -224,6 +224,11 @@ impl Session {
         self.peer
     }
 
+    /// Of frames and their acknowledgements; `None` before the first.
+    pub fn rtt_ns(&self) -> Option<u64> {
+        self.rtt.smoothed_ns()
+    }
+
     /// Invariant 3, as the tests may check it.
     #[cfg(test)]
     pub fn held_bytes(&self) -> (usize, usize) {
