@@ -21,19 +21,23 @@ mod micro;
 mod node;
 mod options;
 mod report;
+mod restart;
 mod runner;
 mod summary;
 mod tpcc;
 mod workload;
 
 use anyhow::Context;
+use failover::Told;
 use layout::Layout;
 use mako::cli::ClusterFlags;
 use mako::cli::{MISUSED, usage_error};
 use mako::config::{Config, Mistakes, Table, format_duration_ns};
 use mako::server::{StartError, StopError};
 use mako::types::TableId;
-use options::{BankOptions, Bench, FailoverOptions, MicroOptions, Options, RunOptions, TpccOptions};
+use options::{
+    BankOptions, Bench, FailoverOptions, MicroOptions, Options, RestartOptions, RunOptions, TpccOptions,
+};
 use report::{Outcome, Report};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Bench::Micro(options) => micro(&options, &interrupted),
         Bench::Bank(options) => bank(&options, &interrupted),
         Bench::Failover(options) => failover(&options, &interrupted),
+        Bench::Restart(options) => restart(&options, &interrupted),
         Bench::Node(options) => node::run(&options).map(|()| true),
     });
     match result {
@@ -127,26 +132,45 @@ fn bank(options: &BankOptions, interrupted: &AtomicBool) -> anyhow::Result<bool>
 }
 
 fn failover(options: &FailoverOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
-    let FailoverOptions { kill, times, warmup_ns, pause_ns, clients, seed, json, cluster: flags } = options;
-    let cluster = Embedded::of(flags, json.iter(), failover::tables(), failover::ROUTED)?;
+    let flags = &options.cluster;
+    let cluster = Embedded::of(flags, options.json.iter(), failover::tables(), failover::ROUTED)?;
     let mut settings = cluster_settings(flags);
     let own = json!({
-        "kill": format!("{kill:?}").to_lowercase(),
-        "times": times,
-        "warmup": format_duration_ns(*warmup_ns),
-        "pause": format_duration_ns(*pause_ns),
-        "clients": clients,
-        "seed": seed,
+        "kill": format!("{:?}", options.kill).to_lowercase(),
+        "times": options.times,
+        "flip": options.flip,
+        "duration": format_duration_ns(options.duration_ns),
+        "down": options.down_ns.map(format_duration_ns),
+        "warmup": format_duration_ns(options.warmup_ns),
+        "pause": format_duration_ns(options.pause_ns),
+        "clients": options.clients,
+        "value_size": options.value_size,
+        "seed": options.seed,
         "election_timeout": format_duration_ns(cluster.config.election_timeout_ns),
     });
     settings.extend(own.as_object().cloned().unwrap_or_default());
-    let outcome = failover::run(options, cluster.config, interrupted)?;
+    let told = failover::run(options, cluster.config, settings.into(), interrupted)?;
+    tell(told, options.json.as_deref())
+}
+
+fn restart(options: &RestartOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+    let flags = &options.cluster;
+    let cluster = Embedded::of(flags, options.json.iter(), restart::tables(), restart::TABLE)?;
+    let mut settings = cluster_settings(flags);
+    let own = json!({ "size": options.size_bytes, "value_size": options.value_size });
+    settings.extend(own.as_object().cloned().unwrap_or_default());
+    let told = restart::run(options, cluster.config, settings.into(), interrupted)?;
+    tell(told, options.json.as_deref())
+}
+
+/// Writes and prints what a run has to say; whether it held what was promised.
+fn tell(told: Told, json: Option<&Path>) -> anyhow::Result<bool> {
     if let Some(path) = json {
-        let report = serde_json::to_string(&outcome.json(settings.into())).context("the report (JSON)")?;
+        let report = serde_json::to_string(&told.json).context("the report (JSON)")?;
         write(path, report + "\n")?;
     }
-    print!("{}", outcome.page());
-    Ok(outcome.all_checks_hold())
+    print!("{}", told.page);
+    Ok(told.holds)
 }
 
 /// The cluster the flags describe.
@@ -234,6 +258,7 @@ fn cluster_settings(cluster: &ClusterFlags) -> Map<String, Value> {
         "partitions": cluster.partitions,
         "rtt": format_duration_ns(cluster.rtt_ns),
         "durability": cluster.durability.to_string(),
+        "log": cluster.log_bytes,
     });
     settings.as_object().cloned().unwrap_or_default()
 }

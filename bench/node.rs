@@ -1,8 +1,8 @@
-//! One node of a cluster file that pays, for tests that kill it: a hidden command, run as a process of its own.
+//! One node of a cluster file that pays, to be killed: a hidden command, run as a process of its own.
 //!
 //! It makes payments on whatever it leads and, once one is durable, appends a line about it to a file that
-//! outlives it. Or it makes none, and prints what a snapshot shows once that is recent enough. What must hold
-//! between the two is for the test to say.
+//! outlives it. Or it prints what a snapshot shows once that is recent enough, and pays only if told to. What must
+//! hold between the two is for whoever kills it to say.
 //!
 //! Invariant: a line is written after the durable reply, whole, in one write. So a line is a promise made.
 #![forbid(unsafe_code)]
@@ -33,8 +33,15 @@ pub fn run(options: &NodeOptions) -> anyhow::Result<()> {
     let acks =
         OpenOptions::new().append(true).create(true).open(&options.acks).context("the file of acks")?;
     let (acks, audit) = (Arc::new(acks), options.audit.map(Timestamp));
-    let make = move |node: NodeId, core: CoreId| Teller::new(layout.clone(), acks.clone(), audit, node, core);
-    let mut cluster = Cluster::start_nodes(config, &[id], Watch::default(), make)?;
+    let pace = match options.clients {
+        _ if audit.is_some() && !options.pays => Pace::Idle,
+        Some(clients) => Pace::Closed(clients as usize),
+        None => Pace::Slow,
+    };
+    let make =
+        move |node: NodeId, core: CoreId| Teller::new(layout.clone(), acks.clone(), audit, pace, node, core);
+    let start = if options.rebuild { Cluster::rebuild_nodes } else { Cluster::start_nodes };
+    let mut cluster = start(config, &[id], Watch::default(), make)?;
     for notice in cluster.notices() {
         eprintln!("note: {notice}");
     }
@@ -46,10 +53,22 @@ pub fn run(options: &NodeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The clients of one core, or its auditor.
+/// How fast payments are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Not at all.
+    Idle,
+    /// One in a while for each partition: the log of a test is to stay small.
+    Slow,
+    /// So many are under way at any time.
+    Closed(usize),
+}
+
+/// The clients of one core, and its auditor.
 struct Teller {
     layout: Layout,
     acks: Arc<File>,
+    pace: Pace,
     rng: Prng,
     core: CoreId,
     /// The id of the next payment, and so its token; the first names node, core and start.
@@ -78,12 +97,20 @@ enum Stage {
 }
 
 impl Teller {
-    fn new(layout: Layout, acks: Arc<File>, audit: Option<Timestamp>, node: NodeId, core: CoreId) -> Teller {
+    fn new(
+        layout: Layout,
+        acks: Arc<File>,
+        audit: Option<Timestamp>,
+        pace: Pace,
+        node: NodeId,
+        core: CoreId,
+    ) -> Teller {
         // Microseconds since a start long ago fit 48 bits, and no process makes a payment each.
         let first = (clock::now().0 / 1_000) << 16 | u64::from(node.0) << 8 | u64::from(core.0);
         Teller {
             layout,
             acks,
+            pace,
             rng: Prng::with_seed(first),
             core,
             next: first,
@@ -100,18 +127,29 @@ impl Teller {
             if !self.led.contains(&home) {
                 println!("leads {}", home.0);
             }
-            if self.flights.len() >= FLIGHTS_MAX {
-                continue;
-            }
-            let id = self.next;
-            let payment = Payment::draw(&self.layout, &mut self.rng, home, id);
-            self.flights.insert(id, None);
-            match core.submit(home, Mode::ReadWrite, id, Step::Pay(payment)) {
-                Ok(()) => self.next += 1 << 16,
-                Err(_) => drop(self.flights.remove(&id)),
+            if self.pace == Pace::Slow && self.flights.len() < FLIGHTS_MAX {
+                self.begin(home, core);
             }
         }
         self.led = core.led().to_vec();
+        if let Pace::Closed(clients) = self.pace {
+            let (mut homes, most) = (self.led.clone().into_iter().cycle(), clients * self.led.len());
+            while self.flights.len() < most && homes.next().is_some_and(|home| self.begin(home, core)) {}
+        }
+    }
+
+    /// Whether there was room for it.
+    fn begin(&mut self, home: PartitionId, core: &mut dyn Submit<Step>) -> bool {
+        let id = self.next;
+        let payment = Payment::draw(&self.layout, &mut self.rng, home, id);
+        self.flights.insert(id, None);
+        let taken = core.submit(home, Mode::ReadWrite, id, Step::Pay(payment)).is_ok();
+        if taken {
+            self.next += 1 << 16;
+        } else {
+            self.flights.remove(&id);
+        }
+        taken
     }
 
     fn on_payment(&mut self, id: u64, reply: Reply, payment: Option<Payment>) {
@@ -124,6 +162,9 @@ impl Teller {
                 let line = format!("{} {number} {id} {}\n", partition.0, timestamp.0);
                 (&*self.acks).write_all(line.as_bytes()).expect("the file of acks takes a line");
                 self.acked += 1;
+                if self.acked == 1 {
+                    println!("first");
+                }
                 if self.acked.is_multiple_of(ACKS_PER_LINE) {
                     println!("acked {}", self.acked);
                 }
@@ -150,7 +191,7 @@ impl Audit {
             }
             Stage::Done => return,
         };
-        self.runs = core.submit(core.hosted()[0], Mode::Snapshot, 0, step).is_ok();
+        self.runs = core.submit(core.hosted()[0], Mode::Snapshot, AUDIT, step).is_ok();
     }
 
     fn on_reply(&mut self, layout: &Layout, reply: Reply, procedure: Option<Step>) {
@@ -197,18 +238,20 @@ impl Driver for Teller {
             return;
         }
         self.wake = now.plus_ns(PAUSE_NS);
-        match &mut self.audit {
-            None => self.pay(core),
-            Some(audit) if self.core == CoreId(0) => audit.turn(&self.layout, core),
-            Some(_) => {}
+        self.pay(core);
+        if let Some(audit) = self.audit.as_mut().filter(|_| self.core == CoreId(0)) {
+            audit.turn(&self.layout, core);
         }
     }
 
-    fn on_reply(&mut self, _: Timestamp, token: u64, reply: Reply, procedure: Option<Step>) {
+    fn on_reply(&mut self, now: Timestamp, token: u64, reply: Reply, procedure: Option<Step>) {
         match (&mut self.audit, procedure) {
-            (Some(audit), procedure) => audit.on_reply(&self.layout, reply, procedure),
-            (None, Some(Step::Pay(payment))) => self.on_payment(token, reply, Some(payment)),
-            (None, _) => self.on_payment(token, reply, None),
+            (Some(audit), procedure) if token == AUDIT => audit.on_reply(&self.layout, reply, procedure),
+            (_, Some(Step::Pay(payment))) => self.on_payment(token, reply, Some(payment)),
+            (_, _) => self.on_payment(token, reply, None),
+        }
+        if let Pace::Closed(_) = self.pace {
+            self.wake = now;
         }
     }
 
@@ -217,7 +260,9 @@ impl Driver for Teller {
     }
 }
 
-/// A payment of each partition this often at most: the log of a test is to stay small.
+/// The token of whatever an auditor asks; payments have times in theirs.
+const AUDIT: u64 = 0;
+/// Between two looks for something to do.
 const PAUSE_NS: u64 = MS;
 const FLIGHTS_MAX: usize = 64;
 const ACKS_PER_LINE: u64 = 50;

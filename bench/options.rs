@@ -4,9 +4,11 @@
 //! load; clap answers with exit code 2. What the flags mean together is `runner`'s and the workloads' affair.
 #![forbid(unsafe_code)]
 
+use crate::failover::VALUE_BYTES_MAX;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mako::cli::ClusterFlags;
-use mako::config::parse_duration_ns;
+use mako::config::{parse_duration_ns, parse_size_bytes};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -23,9 +25,23 @@ impl Options {
     pub fn read<T: Into<OsString> + Clone>(
         words: impl IntoIterator<Item = T>,
     ) -> Result<Options, clap::Error> {
-        let shards = |shards: clap::Arg| shards.default_value("3");
-        let command = Options::command().mut_subcommand("failover", |bench| bench.mut_arg("shards", shards));
-        Options::from_arg_matches(&command.try_get_matches_from(words)?)
+        // One more than is killed must lead, but a follower is to lead nothing.
+        let shards = |shards: clap::Arg| shards.default_value("3").default_value_if("kill", "follower", "2");
+        let one = |arg: clap::Arg| arg.default_value("1");
+        let command = Options::command()
+            .mut_subcommand("failover", |bench| bench.mut_arg("shards", shards))
+            .mut_subcommand("restart", |bench| {
+                let bench = bench.mut_arg("shards", one).mut_arg("replicas", one);
+                bench.mut_arg("log_bytes", |log| log.default_value("256MiB"))
+            });
+        let options = Options::from_arg_matches(&command.clone().try_get_matches_from(words)?)?;
+        match &options.bench {
+            Bench::Failover(FailoverOptions { flip: 1.., kill, .. }) if *kill != Victim::Follower => {
+                let why = "bits are flipped in the files of a follower; add --kill follower\n";
+                Err(command.clone().error(ErrorKind::ArgumentConflict, why))
+            }
+            _ => Ok(options),
+        }
     }
 }
 
@@ -42,9 +58,12 @@ pub enum Bench {
     /// Transfers between accounts; the total is checked throughout on snapshots of leaders and followers
     #[command(after_help = "Example: mako-bench bank --accounts 1000 --rate 20000")]
     Bank(BankOptions),
-    /// Kills the leader of shard 0 under load, again and again: the outage, and what other shards notice
-    #[command(after_help = "Example: mako-bench failover --times 5 --election-timeout 500ms")]
+    /// Kills nodes under load, again and again: the outage, what other shards notice, and that nothing is lost
+    #[command(after_help = FAILOVER_EXAMPLES)]
     Failover(FailoverOptions),
+    /// Fills a partition, stops it, and starts it again: how long that takes, and where the time goes
+    #[command(after_help = "Example: mako-bench restart --size 1GiB --value-size 100")]
+    Restart(RestartOptions),
     /// One node of a cluster file, that makes payments until it is killed; for tests
     #[command(hide = true)]
     Node(NodeOptions),
@@ -124,9 +143,18 @@ pub struct FailoverOptions {
     /// Whom to kill
     #[arg(long, value_enum, default_value_t = Victim::Leader)]
     pub kill: Victim,
-    /// How often
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=KILLS_MAX))]
+    /// How often; 0 is to kill nobody, for as long as --duration says
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=KILLS_MAX))]
     pub times: u32,
+    /// How long to run when nobody is killed
+    #[arg(long = "duration", value_name = "DURATION", default_value = "10s", value_parser = parse_duration_ns)]
+    pub duration_ns: u64,
+    /// How long who was killed stays down after its shards have new leaders; a follower is to be left behind then
+    #[arg(long = "down", value_name = "DURATION", value_parser = parse_duration_ns)]
+    pub down_ns: Option<u64>,
+    /// Flip one bit of a killed follower's files before it starts again, so often; nodes are processes then
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=FLIPS_MAX))]
+    pub flip: u32,
     /// How long to run before the first kill
     #[arg(long = "warmup", value_name = "DURATION", default_value = "2s", value_parser = parse_duration_ns)]
     pub warmup_ns: u64,
@@ -136,7 +164,10 @@ pub struct FailoverOptions {
     /// Closed loop: clients per partition, each waiting for its durable reply
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
     pub clients: u32,
-    /// Of the transactions drawn
+    /// Bytes of a value; a thousand keys of each partition are written again and again
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(8..=VALUE_BYTES_MAX as i64))]
+    pub value_size: u32,
+    /// Of the transactions drawn, and of the bits flipped
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Write the report as JSON, with the time line of every shard
@@ -150,10 +181,29 @@ pub struct FailoverOptions {
 pub enum Victim {
     /// The node that leads shard 0
     Leader,
-    /// A node that does not
+    /// A node that leads nothing, if there is one
     Follower,
     /// Every node in the zone of the leader of shard 0
     Zone,
+    /// Every node at once, as processes; what was acknowledged is then looked up
+    All,
+    /// Nobody, for as long as --duration says
+    None,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RestartOptions {
+    /// Bytes of the rows in the partition
+    #[arg(long = "size", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size_bytes)]
+    pub size_bytes: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(8..=VALUE_BYTES_MAX as i64))]
+    pub value_size: u32,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -170,10 +220,26 @@ pub struct NodeOptions {
     /// Make no payments; print what a snapshot at or above this timestamp shows
     #[arg(long, value_name = "TIMESTAMP")]
     pub audit: Option<u64>,
+    /// Make payments all the same
+    #[arg(long)]
+    pub pays: bool,
+    /// Closed loop: payments under way; without it one is begun each millisecond for every partition led
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub clients: Option<u32>,
+    /// Forget the log, and learn everything from the other replicas
+    #[arg(long)]
+    pub rebuild: bool,
 }
 
+const FAILOVER_EXAMPLES: &str = "Examples:
+  mako-bench failover --kill leader --times 10 --election-timeout 500ms
+  mako-bench failover --kill all --times 20
+  mako-bench failover --kill follower --times 1 --down 120s
+  mako-bench failover --kill follower --flip 50
+  mako-bench failover --kill none --duration 600s --log 256MiB --value-size 1000";
 /// The time line of a run ends after a quarter of an hour.
 const KILLS_MAX: i64 = 100;
+const FLIPS_MAX: i64 = 1_000;
 /// A client is a few dozen bytes; past this the engine's window answers for everyone.
 const CLIENTS_MAX: i64 = 65_536;
 /// The gap between two starts is a whole number of nanoseconds; this keeps it at 10 or more.
@@ -228,6 +294,8 @@ mod tests {
         };
         let lines = ["mako-bench failover", "mako-bench failover --shards 1", "mako-bench micro"];
         assert_eq!(lines.map(read), [3, 1, 2]);
+        assert_eq!(read("mako-bench failover --kill follower"), 2);
+        assert_eq!(read("mako-bench failover --kill follower --shards 5"), 5);
     }
 
     #[test]

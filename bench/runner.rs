@@ -208,7 +208,7 @@ impl Steering<'_> {
 }
 
 /// Drawn on standard error, and only when that is a terminal.
-fn progress(name: &'static str, length: u64) -> ProgressBar {
+pub fn progress(name: &'static str, length: u64) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{prefix:>8} {wide_bar} {percent:>3} %").expect("a constant template");
     ProgressBar::new(length).with_style(style).with_prefix(name)

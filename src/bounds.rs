@@ -255,8 +255,13 @@ pub const WAL_WRITE_BYTES_MAX: usize = MIB;
 pub const WAL_WRITES_MAX: usize = 8;
 /// Appended and not yet handed to the kernel. Past it a core takes in nothing that needs the log.
 pub const WAL_BACKLOG_BYTES_MAX: usize = 64 * MIB;
-/// Log of one core before a checkpoint is due that lets its oldest segments go.
-pub const LOG_BYTES_MAX: u64 = 4 << 30;
+/// Log of one core before a checkpoint is due that lets its oldest segments go: some minutes at full load, and
+/// replayed in as many seconds.
+pub const LOG_BYTES: u64 = 4 << 30;
+/// What an operator may set that to. Below a few segments checkpoints follow each other as fast as they may, and
+/// let nothing go: for tests.
+pub const LOG_BYTES_MIN: u64 = MIB as u64;
+pub const LOG_BYTES_MAX: u64 = 1 << 40;
 
 const _: () = assert!(WAL_SEGMENT_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_WRITE_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
@@ -264,6 +269,7 @@ const _: () = assert!(WAL_WRITE_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(BATCH_BYTES_MAX + 2 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES);
 const _: () = assert!(BATCH_BYTES_MAX <= WAL_BACKLOG_BYTES_MAX);
 const _: () = assert!(WAL_WRITE_BYTES_MAX <= WAL_SEGMENT_BYTES);
+const _: () = assert!(LOG_BYTES_MIN <= LOG_BYTES && LOG_BYTES <= LOG_BYTES_MAX);
 
 // ---- Cores of one node ----------------------------------------------------------------------
 /// Parcels on their way from one core to another; more wait at the sender.

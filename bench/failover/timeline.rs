@@ -1,4 +1,4 @@
-//! What became durable when, by shard: counted by the cores as it happens, read when the run is over.
+//! What became durable when and how late, and whose reigns began, by shard: counted by the cores as it happens, read when the run is over.
 //!
 //! Atomics only, and a lock that is taken after a pause. It knows nothing of kills; `failover` asks it about
 //! the times around them.
@@ -6,7 +6,7 @@
 //! Invariant: all times are those of this process's one clock, so those of different cores compare.
 #![forbid(unsafe_code)]
 
-use mako::bounds::{MS, SECOND};
+use mako::bounds::{MS, SECOND, US};
 use mako::types::{NodeId, ShardId, Timestamp};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -21,28 +21,38 @@ pub struct Timeline {
 struct Line {
     /// By `BUCKET_NS` since the start.
     durable: Box<[AtomicU32]>,
+    /// By the same: the longest that any of them took, in microseconds.
+    slowest_us: Box<[AtomicU32]>,
     /// When the last transaction became durable, and on which node.
     latest: AtomicU64,
     leader: AtomicU32,
     /// Between two of them, if it was long.
     pauses: Mutex<Vec<Range<Timestamp>>>,
+    /// When somebody began to lead it.
+    reigns: Mutex<Vec<Timestamp>>,
 }
 
 impl Timeline {
     pub fn new(start: Timestamp, shards: usize) -> Timeline {
+        let buckets = || (0..BUCKETS_MAX).map(|_| AtomicU32::new(0)).collect();
         let line = || Line {
-            durable: (0..BUCKETS_MAX).map(|_| AtomicU32::new(0)).collect(),
+            durable: buckets(),
+            slowest_us: buckets(),
             latest: AtomicU64::new(start.0),
             leader: AtomicU32::new(NOBODY),
             pauses: Mutex::new(Vec::new()),
+            reigns: Mutex::new(Vec::new()),
         };
         Timeline { start, shards: (0..shards).map(|_| line()).collect() }
     }
 
-    pub fn on_durable(&self, shard: ShardId, node: NodeId, now: Timestamp) {
+    pub fn on_durable(&self, shard: ShardId, node: NodeId, begun: Timestamp, now: Timestamp) {
         let line = &self.shards[usize::from(shard.0)];
-        if let Some(bucket) = line.durable.get(self.bucket(now)) {
-            bucket.fetch_add(1, Ordering::Relaxed);
+        let bucket = self.bucket(now);
+        if bucket < BUCKETS_MAX {
+            line.durable[bucket].fetch_add(1, Ordering::Relaxed);
+            let took_us = u32::try_from(now.since(begun) / US).unwrap_or(u32::MAX);
+            line.slowest_us[bucket].fetch_max(took_us, Ordering::Relaxed);
         }
         line.leader.store(u32::from(node.0), Ordering::Relaxed);
         let before = Timestamp(line.latest.fetch_max(now.0, Ordering::Relaxed));
@@ -50,6 +60,26 @@ impl Timeline {
             let mut pauses = line.pauses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             pauses.push(before..now);
         }
+    }
+
+    pub fn on_reign(&self, shard: ShardId, now: Timestamp) {
+        let reigns = &self.shards[usize::from(shard.0)].reigns;
+        reigns.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(now);
+    }
+
+    /// When somebody began to lead a shard.
+    pub fn reigns(&self, shard: ShardId) -> Vec<Timestamp> {
+        let reigns = &self.shards[usize::from(shard.0)].reigns;
+        reigns.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The longest that a transaction of these shards took, of those that became durable between two times.
+    pub fn slowest_ns(&self, shards: &[ShardId], within: Range<Timestamp>) -> u64 {
+        let buckets =
+            self.bucket(within.start).min(BUCKETS_MAX)..(self.bucket(within.end) + 1).min(BUCKETS_MAX);
+        let of = |shard: &ShardId| &self.shards[usize::from(shard.0)].slowest_us[buckets.clone()];
+        let took_us = shards.iter().flat_map(of).map(|bucket| bucket.load(Ordering::Relaxed));
+        u64::from(took_us.max().unwrap_or(0)) * US
     }
 
     /// Who made the last transaction durable; `None` while nobody has.
@@ -143,9 +173,10 @@ mod tests {
         let timeline = Timeline::new(at(0), 2);
         for ms in 0..600 {
             if !(100..400).contains(&ms) {
-                timeline.on_durable(ShardId(0), NodeId(if ms < 100 { 0 } else { 2 }), at(ms));
+                timeline.on_durable(ShardId(0), NodeId(if ms < 100 { 0 } else { 2 }), at(ms), at(ms));
             }
-            timeline.on_durable(ShardId(1), NodeId(1), at(ms));
+            let begun = if ms == 450 { at(80) } else { at(ms.saturating_sub(1)) };
+            timeline.on_durable(ShardId(1), NodeId(1), begun, at(ms));
         }
         timeline
     }
@@ -167,6 +198,15 @@ mod tests {
         assert_eq!(timeline.per_second(&[ShardId(0), ShardId(1)], at(0)..at(100)), 2_000.0);
     }
 
+    /// Whoever waited for the failed shard becomes durable only after the outage, and counts by its own time.
+    #[test]
+    fn who_took_longest_is_found_by_the_time_of_its_end() {
+        let timeline = timeline();
+        assert_eq!(timeline.slowest_ns(&[ShardId(1)], at(100)..at(400)), MS);
+        assert_eq!(timeline.slowest_ns(&[ShardId(0), ShardId(1)], at(100)..at(500)), 370 * MS);
+        assert_eq!(timeline.slowest_ns(&[ShardId(0)], at(100)..at(500)), 0);
+    }
+
     #[test]
     fn a_plot_shows_a_line_per_shard_and_the_mark_below() {
         let plot = timeline().plot(at(0)..at(600), at(105));
@@ -180,7 +220,8 @@ mod tests {
     #[test]
     fn what_is_beyond_the_end_is_not_counted() {
         let timeline = Timeline::new(at(0), 1);
-        timeline.on_durable(ShardId(0), NodeId(0), at(0).plus_ns(BUCKETS_MAX as u64 * BUCKET_NS));
+        timeline.on_durable(ShardId(0), NodeId(0), at(0), at(0).plus_ns(BUCKETS_MAX as u64 * BUCKET_NS));
         assert_eq!(timeline.total(), 0);
+        assert_eq!(timeline.slowest_ns(&[ShardId(0)], at(0)..Timestamp(u64::MAX)), 0);
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{Durability, LocalCluster, Poll, Table, parse_duration_ns};
+use crate::config::{Durability, LocalCluster, Poll, Table, parse_duration_ns, parse_size_bytes};
 
 /// A local cluster: node i of R holds one replica of every shard and leads shard s where s mod R = i.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
@@ -31,6 +31,9 @@ pub struct ClusterFlags {
     /// Followers that miss their leader's heartbeats for this long elect another.
     #[arg(long = "election-timeout", value_name = "DURATION", value_parser = parse_duration_ns)]
     pub election_timeout_ns: Option<u64>,
+    /// Log of a core before checkpoints are made that let go of it; without it, 4GiB.
+    #[arg(long = "log", value_name = "SIZE", value_parser = parse_size_bytes)]
+    pub log_bytes: Option<u64>,
     /// Where the nodes keep their logs; without it, a temporary directory removed at exit.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -69,6 +72,7 @@ impl ClusterFlags {
             rtt_ns: self.rtt_ns,
             durability: self.durability,
             election_timeout_ns: self.election_timeout_ns,
+            log_bytes: self.log_bytes,
             poll: Poll::Adaptive,
             data: self.data.clone().unwrap_or(data),
             tables,

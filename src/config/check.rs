@@ -276,6 +276,7 @@ fn build(file: File, timing: Timing, cores: &[usize]) -> Option<Config> {
         batch_delay_ns: timing.batch_delay_ns,
         max_speculation_ns: timing.max_speculation_ns,
         spin_ns: timing.spin_ns,
+        log_bytes: timing.log_bytes,
         placement: Placement::new(cores, &shards),
         nodes,
         shards,

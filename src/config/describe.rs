@@ -28,12 +28,13 @@ fn write(config: &Config, out: &mut String) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "  election after {}, heartbeat every {}, batches of {} or {}, speculation up to {}",
+        "  election after {}, heartbeat every {}, batches of {} or {}, speculation up to {}, logs of {}",
         duration(config.election_timeout_ns),
         duration(config.heartbeat_interval_ns),
         format_size_bytes(config.batch_bytes as u64),
         duration(config.batch_delay_ns),
-        duration(config.max_speculation_ns)
+        duration(config.max_speculation_ns),
+        format_size_bytes(config.log_bytes)
     )?;
     match &config.key_file {
         Some(key_file) => writeln!(out, "  key file {}", key_file.display())?,

@@ -56,6 +56,7 @@ pub(super) struct ClusterSection {
     pub batch_delay_ns: Option<At<u64>>,
     pub max_speculation_ns: Option<At<u64>>,
     pub spin_ns: Option<At<u64>>,
+    pub log_bytes: Option<At<u64>>,
 }
 
 #[derive(Default)]
@@ -136,6 +137,7 @@ fn read_cluster(mut section: Section<'_, '_>) -> ClusterSection {
         batch_delay_ns: section.parsed("batch_delay", parse_duration_ns),
         max_speculation_ns: section.parsed("max_speculation", parse_duration_ns),
         spin_ns: section.parsed("spin", parse_duration_ns),
+        log_bytes: section.parsed("log", parse_size_bytes),
     }
 }
 

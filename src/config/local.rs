@@ -28,6 +28,8 @@ pub struct LocalCluster {
     pub durability: Durability,
     /// None means the default, or more where links are slow.
     pub election_timeout_ns: Option<u64>,
+    /// Of each core, before checkpoints are made; none means the default.
+    pub log_bytes: Option<u64>,
     pub poll: Poll,
     /// Each node's directory is made in here.
     pub data: PathBuf,
@@ -52,6 +54,7 @@ impl Default for LocalCluster {
             rtt_ns: 0,
             durability: Durability::QuorumDisk,
             election_timeout_ns: None,
+            log_bytes: None,
             poll: Poll::Adaptive,
             data: PathBuf::from("data"),
             tables: Vec::new(),
@@ -140,6 +143,7 @@ impl LocalCluster {
             durability: at(self.durability),
             election_timeout_ns: at(election_timeout_ns),
             heartbeat_interval_ns: at(heartbeat_interval_ns),
+            log_bytes: self.log_bytes.and_then(at),
             ..ClusterSection::default()
         };
         let tables = self

@@ -56,6 +56,8 @@ pub struct Config {
     pub max_speculation_ns: u64,
     /// How long an idle adaptive core polls before it sleeps.
     pub spin_ns: u64,
+    /// The log of a core, before checkpoints are made that let go of it.
+    pub log_bytes: u64,
     pub nodes: Vec<Node>,
     pub shards: Vec<Shard>,
     pub tables: Vec<Table>,

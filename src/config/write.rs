@@ -31,6 +31,7 @@ impl Config {
         writeln!(out, "batch_delay = {}", duration(self.batch_delay_ns))?;
         writeln!(out, "max_speculation = {}", duration(self.max_speculation_ns))?;
         writeln!(out, "spin = {}", duration(self.spin_ns))?;
+        writeln!(out, "log = {}", quoted(&format_size_bytes(self.log_bytes)))?;
         self.nodes.iter().try_for_each(|node| write_node(out, node))?;
         self.shards.iter().try_for_each(|shard| self.write_shard(out, shard))?;
         self.tables.iter().try_for_each(|table| write_table(out, table))?;

@@ -23,7 +23,7 @@ use super::segments::{self, Fresh, Prepared, Preparer, Segments};
 use super::votes::{VOTES_NAME, VoteWriter, VotesFile};
 use super::{Disk, DiskError, LogState};
 use crate::bounds::{
-    LOG_BYTES_MAX, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
+    LOG_BYTES, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
 };
 use crate::types::{Lsn, Timestamp};
 use crate::wal::{
@@ -78,7 +78,7 @@ pub struct DiskOptions {
 
 impl DiskOptions {
     pub fn new(identity: LogIdentity) -> DiskOptions {
-        DiskOptions { identity, segment_bytes: WAL_SEGMENT_BYTES, log_bytes_max: LOG_BYTES_MAX }
+        DiskOptions { identity, segment_bytes: WAL_SEGMENT_BYTES, log_bytes_max: LOG_BYTES }
     }
 }
 

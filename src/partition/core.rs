@@ -85,6 +85,10 @@ pub struct CoreStats {
     /// Stream messages that changed nothing.
     pub stream_ignored: u64,
     pub rolled_back: u64,
+    /// Checkpoints of its own that are on disk.
+    pub checkpoints_taken: u64,
+    /// Checkpoints of peers that took the place of what was here.
+    pub checkpoints_received: u64,
 }
 
 impl<P: Procedure> Core<P> {

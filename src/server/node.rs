@@ -284,7 +284,8 @@ fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>
 }
 
 fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered, Vec<String>), DiskError> {
-    let mut options = DiskOptions::new(identity(config, me));
+    let identity = identity(config, me);
+    let mut options = DiskOptions { log_bytes_max: config.log_bytes, ..DiskOptions::new(identity) };
     if config.durability == Durability::Memory {
         options.segment_bytes = WAL_SEGMENT_BYTES_VOTES;
     }

@@ -10,7 +10,8 @@ use crate::bounds::{
     BATCH_BYTES, BATCH_DELAY_NS, BATCH_DELAY_NS_MAX, ELECTION_TIMEOUT_NS, ELECTION_TIMEOUT_NS_MAX,
     ELECTION_TIMEOUT_NS_MIN, EXCHANGE_IDLE_NS, EXCHANGE_INTERVAL_NS, EXCHANGE_INTERVAL_NS_MIN,
     HEARTBEAT_INTERVAL_NS, HEARTBEAT_INTERVAL_NS_MAX, HEARTBEAT_INTERVAL_NS_MIN, LINK_DELAY_NS_MAX,
-    MAX_SPECULATION_NS, MAX_SPECULATION_NS_MAX, MAX_SPECULATION_NS_MIN, REPLICAS_MAX, SPIN_NS, SPIN_NS_MAX,
+    LOG_BYTES, LOG_BYTES_MAX, LOG_BYTES_MIN, MAX_SPECULATION_NS, MAX_SPECULATION_NS_MAX,
+    MAX_SPECULATION_NS_MIN, REPLICAS_MAX, SPIN_NS, SPIN_NS_MAX,
 };
 use crate::config::file::{At, ClusterSection, File};
 use crate::config::{format_duration_ns, format_size_bytes};
@@ -23,6 +24,7 @@ pub(super) struct Timing {
     pub batch_delay_ns: u64,
     pub max_speculation_ns: u64,
     pub spin_ns: u64,
+    pub log_bytes: u64,
 }
 
 impl Timing {
@@ -62,6 +64,10 @@ impl Timing {
                 [MAX_SPECULATION_NS_MIN, MAX_SPECULATION_NS_MAX],
             ),
             spin_ns: duration("spin", &cluster.spin_ns, SPIN_NS, [0, SPIN_NS_MAX]),
+            log_bytes: {
+                let range = [LOG_BYTES_MIN, LOG_BYTES_MAX];
+                check_range("log", &cluster.log_bytes, LOG_BYTES, range, format_size_bytes, report)
+            },
             batch_bytes: {
                 let range = [1, BATCH_BYTES as u64];
                 let default = BATCH_BYTES as u64;

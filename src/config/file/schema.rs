@@ -87,6 +87,7 @@ pub(super) static CLUSTER: Schema = Schema {
         optional("batch_delay", r#"batch_delay = "1ms""#),
         optional("max_speculation", r#"max_speculation = "10s""#),
         optional("spin", r#"spin = "50us""#),
+        optional("log", r#"log = "4GiB""#),
     ],
 };
 

@@ -221,6 +221,7 @@ impl<P: Procedure> Core<P> {
         let Some(Taking { at, slot, .. }) = self.checkpoints.taking.take() else { return };
         self.replicas[at].archive.on_committed(slot);
         self.checkpoints.taken = Some((at, now));
+        self.stats_mut().checkpoints_taken += 1;
     }
 
     /// Invariant 2. A position one below that of a record lies within that record.
@@ -405,6 +406,7 @@ impl<P: Procedure> Core<P> {
             self.sweep(now);
             shards.into_iter().for_each(|shard| self.end_reign(now, shard));
         }
+        self.stats_mut().checkpoints_received += 1;
         let replica = &mut self.replicas[at];
         // It leads (invariant 3), or has got there by itself: then all of this is in its own state.
         if replica.leads() || slot <= replica.archive.delivered.end() {
