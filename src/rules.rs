@@ -2,7 +2,7 @@
 //!
 //! In every build but that of feature `mutation` a rule is the constant `true`, so that asking costs
 //! nothing and no release can be talked out of one. Names are those of `commit_protocol.py --list` and
-//! `sealing.py --list`.
+//! `sealing.py --list`, for the rules that those know.
 #![forbid(unsafe_code)]
 
 /// One rule; DESIGN §3–5 says why each is there.
@@ -51,10 +51,36 @@ pub enum Rule {
     RejoinNonce,
     /// Who acknowledged a leader's heartbeat lets no other candidate through for one timeout.
     Lease,
+    /// A promised ballot is known again after a restart.
+    KeepVotes,
+    /// Where disks count, an acceptance is on disk before it is spoken.
+    AcceptOnDisk,
+    /// Where the leader's disk counts, nothing is called durable before it is there.
+    DiskTimestamp,
+    /// What a replica has said it knows to be chosen, it knows again after a restart.
+    KeepChosen,
+    /// A log with a hole in it is refused, and not cut there.
+    StopAtDamage,
+    /// The log is cut only below what a committed checkpoint replaces.
+    CutBehindCheckpoint,
+    /// A checkpoint's stream is replayed from the first slot that held anything unsettled.
+    ReplayUnsettled,
+    /// Every two majorities share a replica.
+    Majority,
+    /// A candidate takes over the value that was accepted at the highest ballot.
+    HighestBallot,
+    /// A leader claims the promise of its contiguous chosen prefix only.
+    ContiguousClaim,
+    /// An epoch is the ballot of its reign, so no two reigns share one.
+    UniqueEpoch,
+    /// A commit addressed to another epoch of the participant is refused, and so is whatever else is asked.
+    ServeInEpoch,
+    /// Every start of a node has an incarnation of its own: what was meant for an earlier one is not heard.
+    Fence,
 }
 
-/// Every rule that the mutation runner drops, with the name it takes.
-pub const RULES: [(Rule, &str); 17] = [
+/// Every rule, with the name the mutation runner gives it.
+pub const RULES: [(Rule, &str); 34] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -72,9 +98,26 @@ pub const RULES: [(Rule, &str); 17] = [
     (Rule::FactBeforeOpening, "fact-before-opening"),
     (Rule::LeaderLease, "leader-lease"),
     (Rule::SafetyCheck, "safety-check"),
+    (Rule::RecoverFirst, "recover-first"),
+    (Rule::PromiseOnDisk, "promise-on-disk"),
+    (Rule::RejoinNonce, "rejoin-nonce"),
+    (Rule::Lease, "lease"),
+    (Rule::KeepVotes, "keep-votes"),
+    (Rule::AcceptOnDisk, "accept-on-disk"),
+    (Rule::DiskTimestamp, "disk-timestamp"),
+    (Rule::KeepChosen, "keep-chosen"),
+    (Rule::StopAtDamage, "stop-at-damage"),
+    (Rule::CutBehindCheckpoint, "cut-behind-checkpoint"),
+    (Rule::ReplayUnsettled, "replay-unsettled"),
+    (Rule::Majority, "majority"),
+    (Rule::HighestBallot, "highest-ballot"),
+    (Rule::ContiguousClaim, "contiguous-claim"),
+    (Rule::UniqueEpoch, "unique-epoch"),
+    (Rule::ServeInEpoch, "serve-in-epoch"),
+    (Rule::Fence, "fence"),
 ];
 
-/// Rules that matter only when replicas restart and leaders change. The schedules of `paxos` drop them.
+/// Rules that matter only when replicas restart and leaders change. The schedules of `paxos` drop them as well.
 pub const FAILURE_RULES: [(Rule, &str); 4] = [
     (Rule::RecoverFirst, "recover-first"),
     (Rule::PromiseOnDisk, "promise-on-disk"),

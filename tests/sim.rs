@@ -1,7 +1,7 @@
 //! Seeds of the simulator: a range that every test run repeats, and those that once found a bug.
 #![forbid(unsafe_code)]
 
-use mako::sim::{Fault, Faults, Options, run_seed};
+use mako::sim::{FAULTS, Fault, Faults, MOMENTS, Options, run_seed};
 
 fn options(faults: Faults) -> Options {
     Options { shards: 2, replicas: 3, partitions: 2, ops: 600, faults }
@@ -55,6 +55,33 @@ fn no_core_spins_on_what_it_cannot_do() {
         let turns = passed.world.turns;
         assert!(turns < 3 * due, "seed {seed}: {turns} turns where {due} would do");
     }
+}
+
+/// A fault that never strikes is survived by everything.
+#[test]
+fn every_fault_strikes_and_every_bad_moment_to_die_is_met() {
+    let (mut struck, mut died) = ([0; FAULTS.len()], [0; MOMENTS.len()]);
+    let (mut lies_found, mut outlived) = (0, 0);
+    for seed in 0..300 {
+        let passed = run_seed(&options(Faults::ALL), seed).unwrap_or_else(|failure| panic!("{failure}"));
+        FAULTS
+            .iter()
+            .zip(&mut struck)
+            .for_each(|((_, fault), sum)| *sum += passed.world.struck.times(*fault));
+        MOMENTS.iter().zip(&mut died).for_each(|(moment, sum)| *sum += passed.world.deaths.of(*moment));
+        lies_found += passed.world.lies_found;
+        outlived += passed.world.outlived;
+    }
+    for ((name, _), times) in FAULTS.iter().zip(struck) {
+        println!("{name:10} {times}");
+        assert!(times > 0, "no seed of these saw {name}");
+    }
+    for (moment, times) in MOMENTS.iter().zip(died) {
+        println!("{moment:?} {times}");
+        assert!(times > 0, "nobody died in {moment:?}");
+    }
+    println!("{lies_found} lies found, {outlived} frames outlived a life");
+    assert!(lies_found > 0 && outlived > 0, "{lies_found} lies, {outlived} frames");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::bounds::{BATCH_BYTES_MAX, NODES_MAX, SHARDS_MAX};
 use crate::config::Config;
 use crate::paxos::ElectionEffect;
 use crate::rpc::{self, Rpc};
+use crate::rules::{self, Rule};
 use crate::txn::{
     Abort, BusyWith, Coordinator, Effect, Env, Known, LocalEnd, Procedure, Reply, Settled, Ticket,
     commit_local, conclude_read, run_local, take_read,
@@ -114,7 +115,8 @@ impl<P: Procedure> Core<P> {
             config.nodes.len() <= NODES_MAX && config.shards.len() <= SHARDS_MAX,
             "the configuration is checked"
         );
-        let rpc = Rpc::new(me, cluster_hash(&config.name), incarnation, config.nodes.len());
+        let life = if rules::on(Rule::Fence) { incarnation } else { 1 };
+        let rpc = Rpc::new(me, cluster_hash(&config.name), life, config.nodes.len());
         let mut knowledge = Knowledge::new(config.shards.len());
         for (stamp, end) in recovery.closed() {
             knowledge.learn_closed(stamp, end);

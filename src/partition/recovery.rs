@@ -8,6 +8,7 @@
 use super::checkpoint::{Loaded, Loading, Logged};
 use crate::config::{Config, Durability};
 use crate::paxos::{Entry, Forgot, Restored};
+use crate::rules::{self, Rule};
 use crate::types::{Ballot, PartitionId, Slot, Stamp, Timestamp};
 use crate::wal::checkpoint::Piece;
 use crate::wal::{Record, RecordKind, RecordView};
@@ -64,6 +65,12 @@ impl Recovery {
     /// A ballot was promised.
     pub fn on_vote(&mut self, partition: PartitionId, ballot: Ballot) {
         self.started_before = true;
+        if rules::on(Rule::KeepVotes) {
+            self.on_promised(partition, ballot);
+        }
+    }
+
+    fn on_promised(&mut self, partition: PartitionId, ballot: Ballot) {
         let found = self.partitions.entry(partition).or_default();
         found.promised = found.promised.max(ballot);
     }
@@ -93,8 +100,12 @@ impl Recovery {
     pub fn on_record(&mut self, view: &RecordView<'_>) {
         let RecordView { lsn, record: Record { kind, partition, ballot, slot, payload } } = *view;
         self.on_vote(partition, ballot);
+        if kind == RecordKind::Accept {
+            self.on_promised(partition, ballot);
+        }
         let found = self.partitions.entry(partition).or_default();
         match kind {
+            RecordKind::Chosen if !rules::on(Rule::KeepChosen) => return,
             RecordKind::Accept if BatchView::parse(payload).is_ok() => found.logged.on_record(slot, lsn),
             RecordKind::Chosen => return found.chosen_end = found.chosen_end.max(slot),
             RecordKind::Accept | RecordKind::Vote => return,

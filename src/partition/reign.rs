@@ -13,7 +13,7 @@ use super::core::Core;
 use super::duty::Duty;
 use super::ports::Ports;
 use super::post::Outgoing;
-use super::replica::News;
+use super::replica::{News, epoch_of};
 use crate::bounds::ELECTION_HEARTBEATS;
 use crate::config::Config;
 use crate::paxos::{Election, ElectionConfig, ElectionEffect, Role};
@@ -91,7 +91,7 @@ impl Chair {
         let end = |of: &Vec<(Epoch, Timestamp)>, epoch| {
             of.iter().find(|(known, _)| *known == epoch).map(|(_, end)| *end).unwrap_or_default()
         };
-        let closed = opened.iter().filter(|epoch| **epoch < ballot.epoch());
+        let closed = opened.iter().filter(|epoch| **epoch < epoch_of(*ballot));
         let last = |epoch| ends.values().map(|of| end(of, epoch)).min().unwrap_or_default();
         Some(closed.map(|epoch| (*epoch, last(*epoch))).collect())
     }
@@ -270,7 +270,7 @@ impl<P: Procedure> Core<P> {
         }
         if let Some(chair) = self.chair(shard)
             && let Tenure::Closing { ballot } = chair.tenure
-            && ballot.epoch() == epoch
+            && epoch_of(ballot) == epoch
         {
             chair.tenure = Tenure::Open { ballot };
             self.tell_cores(&Duty::Open { shard, ballot });
@@ -366,7 +366,7 @@ impl<P: Procedure> Core<P> {
         self.elected = out;
         self.carry_out_election(at, now);
         if !rules::on(Rule::FactBeforeOpening) {
-            self.on_facts_chosen(now, shard, ballot.epoch(), facts);
+            self.on_facts_chosen(now, shard, epoch_of(ballot), facts);
         }
     }
 

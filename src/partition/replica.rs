@@ -183,7 +183,7 @@ impl<P: Procedure> Replica<P> {
 
     /// From where the stream would have to be replayed by whoever starts from what is settled here now.
     pub(super) fn place(&mut self) -> Place {
-        let lowest = self.lowest_entry();
+        let lowest = self.lowest_entry().filter(|_| rules::on(Rule::ReplayUnsettled));
         self.archive.delivered.settle(lowest);
         let first = self.archive.delivered.first_unsettled().cloned();
         first.unwrap_or_else(|| Place {
@@ -231,7 +231,7 @@ impl<P: Procedure> Replica<P> {
             return false;
         }
         self.closed.clear();
-        let filler = BatchBuilder::new().finish(ballot.epoch(), Timestamp::default(), BatchKind::Filler);
+        let filler = BatchBuilder::new().finish(epoch_of(ballot), Timestamp::default(), BatchKind::Filler);
         self.stream.campaign(ballot, filler, &mut self.effects);
         true
     }
@@ -434,16 +434,18 @@ impl<P: Procedure> Replica<P> {
                 self.stream.on_persisted(slot, ballot);
             }
             Persist::Accept { slot, ballot, batch } => {
-                let chosen_end = self.stream.chosen_end();
-                if chosen_end > self.chosen_logged && self.config.durability == Durability::QuorumDisk {
-                    let lsn = self.log_chosen(chosen_end, log);
-                    handed.push_back(Handed { lsn, partition, what: HandedWhat::Chosen(chosen_end) });
-                }
                 let record = Record { kind: RecordKind::Accept, partition, ballot, slot, payload: &batch };
                 self.accept_lsn = log.append(&record);
                 self.archive.logged.on_record(slot, self.accept_lsn);
                 let what = HandedWhat::Accept(slot, ballot);
                 handed.push_back(Handed { lsn: self.accept_lsn, partition, what });
+                // Behind every acceptance it speaks of: of a page that fills a gap this is the last.
+                let chosen_end = self.stream.chosen_end();
+                let counts = self.config.durability == Durability::QuorumDisk;
+                if counts && slot.next() >= chosen_end && chosen_end > self.chosen_logged {
+                    let lsn = self.log_chosen(chosen_end, log);
+                    handed.push_back(Handed { lsn, partition, what: HandedWhat::Chosen(chosen_end) });
+                }
             }
         }
     }
@@ -464,7 +466,9 @@ impl<P: Procedure> Replica<P> {
     pub fn rests_on(&self, rests_on: RestsOn) -> Lsn {
         match rests_on {
             RestsOn::Nothing => Lsn::default(),
-            RestsOn::Acceptance(_) if self.config.durability == Durability::QuorumDisk => {
+            RestsOn::Acceptance(_)
+                if self.config.durability == Durability::QuorumDisk && rules::on(Rule::AcceptOnDisk) =>
+            {
                 self.accept_lsn.max(self.vote_lsn)
             }
             RestsOn::Vote | RestsOn::Acceptance(_) => self.vote_lsn,
@@ -518,7 +522,7 @@ impl<P: Procedure> Replica<P> {
     fn on_led(&mut self, now: Timestamp) {
         let ballot = self.stream.leader();
         let mut store = self.store.borrow_mut();
-        store.epoch = ballot.epoch();
+        store.epoch = epoch_of(ballot);
         assert!(store.batch.is_empty() && self.closed.is_empty(), "a new leader has nothing of its own yet");
         for slot in (self.stream.floor().0..self.stream.next_slot().0).map(Slot) {
             let Some((_, batch)) = self.stream.accepted(slot) else { continue };
@@ -576,8 +580,10 @@ impl<P: Procedure> Replica<P> {
     /// Every slot below it is as durable as the mode demands, as far as this replica knows.
     fn durable_end(&self) -> Slot {
         match self.config.durability {
-            Durability::Memory | Durability::QuorumDisk => self.stream.chosen_end(),
-            Durability::LeaderDisk => self.stream.chosen_end().min(self.stream.persisted_end()),
+            Durability::LeaderDisk if rules::on(Rule::DiskTimestamp) => {
+                self.stream.chosen_end().min(self.stream.persisted_end())
+            }
+            Durability::Memory | Durability::LeaderDisk | Durability::QuorumDisk => self.stream.chosen_end(),
         }
     }
 
@@ -594,6 +600,11 @@ impl<P: Procedure> Replica<P> {
     pub fn epoch(&self) -> Epoch {
         self.store.borrow().epoch
     }
+}
+
+/// No two reigns share a ballot, so the ballot names the epoch (DESIGN §3).
+pub(super) fn epoch_of(ballot: Ballot) -> Epoch {
+    if rules::on(Rule::UniqueEpoch) { ballot.epoch() } else { Ballot { node: NodeId(0), ..ballot }.epoch() }
 }
 
 /// As much of what is wanted as the clock may be moved to; the rest comes with time.

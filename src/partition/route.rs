@@ -560,7 +560,7 @@ impl<P: Procedure> Core<P> {
     /// The replica that serves a request of `epoch`, or a refusal.
     fn serve_in(&mut self, call: Call, epoch: Epoch) -> Option<usize> {
         let at = self.leading(call)?;
-        if rules::on(Rule::RefuseWrongEpoch) && self.replicas[at].epoch() != epoch {
+        if rules::on(Rule::ServeInEpoch) && self.replicas[at].epoch() != epoch {
             self.refuse(call, Refusal::WrongEpoch);
             return None;
         }

@@ -21,6 +21,7 @@ use super::Ignored;
 use super::acceptor::Held;
 use super::message::{Accepted, Batch, Promise};
 use super::quorum::VoteSet;
+use crate::rules::{Rule, on};
 use crate::types::{Ballot, Slot};
 
 pub(super) struct Candidate {
@@ -127,7 +128,9 @@ impl Candidate {
     pub fn take_value(&mut self, slot: Slot, own: Option<&Held>) -> Batch {
         let reported = self.best.remove(&slot);
         match (reported, own) {
-            (Some((ballot, _)), Some(own)) if own.ballot > ballot => Batch::clone(&own.batch),
+            (Some((ballot, _)), Some(own)) if own.ballot > ballot || !on(Rule::HighestBallot) => {
+                Batch::clone(&own.batch)
+            }
             (Some((_, batch)), _) => batch,
             (None, Some(own)) => Batch::clone(&own.batch),
             (None, None) => {

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use crate::bounds::REPLICAS_MAX;
+use crate::rules::{Rule, on};
 use crate::types::{NodeId, Slot};
 
 pub(super) struct Quorum {
@@ -24,8 +25,8 @@ impl Quorum {
         }
         let index = replicas.iter().position(|&node| node == me);
         let me = index.unwrap_or_else(|| panic!("{me:?} is not one of the replicas {replicas:?}"));
-        let majority = replicas.len() / 2 + 1;
-        assert!(2 * majority > replicas.len());
+        let majority = replicas.len() / 2 + usize::from(on(Rule::Majority));
+        assert!(2 * majority > replicas.len() || !on(Rule::Majority));
         Quorum { replicas, me, majority }
     }
 

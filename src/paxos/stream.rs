@@ -373,6 +373,11 @@ impl Stream {
         self.acceptor.promised()
     }
 
+    /// The highest promise that our log is known to hold.
+    pub fn promised_durably(&self) -> Ballot {
+        self.acceptor.vote_durable()
+    }
+
     /// A replica that has forgotten what it accepted would not recover what its own votes chose.
     pub fn can_campaign(&self) -> bool {
         !self.is_forgetful()
@@ -386,6 +391,11 @@ impl Stream {
     /// Every slot below it is chosen: the *replicated* end. Monotone.
     pub fn chosen_end(&self) -> Slot {
         self.learner.chosen_end()
+    }
+
+    /// Every slot below it is known to be chosen, and still will be after a restart if that is to count.
+    pub fn known_for_good(&self) -> Slot {
+        self.learner.known_for_good()
     }
 
     /// Every slot below it is in our own log. May be on either side of `chosen_end`.
@@ -559,18 +569,22 @@ impl Stream {
         };
         self.learner.advance(&self.acceptor);
         let mut end = self.learner.chosen_end();
+        let mut chosen = end;
         while end < leader.next_slot {
             let Some(held) = self.acceptor.held(end) else { break };
             let mut alone = held.votes;
             if self.learner.is_own_vote(end, &self.acceptor) {
                 alone.insert(self.quorum.me());
             }
-            if !self.quorum.has_chosen(end, &leader.through, alone) {
+            let is_chosen = self.quorum.has_chosen(end, &leader.through, alone);
+            end = end.next();
+            if is_chosen {
+                chosen = end;
+            } else if on(Rule::ContiguousClaim) {
                 break;
             }
-            end = end.next();
         }
-        self.learner.choose_through(end, &self.acceptor);
+        self.learner.choose_through(chosen, &self.acceptor);
     }
 
     fn send_accept(&self, slot: Slot, to: NodeId, out: &mut Vec<Effect>) {

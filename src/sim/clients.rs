@@ -10,7 +10,7 @@ use crate::bounds::{MS, SECOND, US};
 use crate::config::{Config, Route};
 use crate::partition::{Driver, Mode, Submit};
 use crate::txn::{Abort, Procedure, Reply, Rows, Txn};
-use crate::types::{PartitionId, Prng, ShardId, TableId, Timestamp};
+use crate::types::{PartitionId, Prng, ShardId, Stamp, TableId, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -25,14 +25,16 @@ pub struct Clients {
     prng: Prng,
     /// The share of transactions that only read.
     reading: f64,
-    /// How far this node's clock is ahead of the world's, less the offset of the world's own.
-    skew_ns: i64,
+    /// Virtual time, by which clients live: they are no part of any node.
+    now: u64,
+    /// Of the partitions that are led here after this turn.
+    reigns: Vec<(PartitionId, Stamp)>,
 }
 
 struct Client {
     id: u32,
-    /// When it submits next; local time.
-    next: Timestamp,
+    /// When it submits next, in virtual time.
+    next: u64,
     /// What it waits for.
     busy: Option<u64>,
     /// Goes on when its transaction is speculative rather than durable.
@@ -213,23 +215,55 @@ impl Clients {
         config: Rc<Config>,
         first: u32,
         prng: Prng,
-        skew_ns: i64,
         reading: f64,
     ) -> Clients {
         let mut prng = prng;
         let client = |id| Client {
             id: first + id,
-            next: Timestamp(super::world::EPOCH_NS + prng.u64(..100 * MS)),
+            next: prng.u64(..100 * MS),
             busy: None,
             hasty: prng.bool(),
             burst: prng.u32(1..60),
         };
         let clients = (0..CLIENTS_PER_CORE).map(client).collect();
-        Clients { shared, config, clients, outstanding: BTreeMap::new(), prng, reading, skew_ns }
+        Clients {
+            shared,
+            config,
+            clients,
+            outstanding: BTreeMap::new(),
+            prng,
+            reading,
+            now: 0,
+            reigns: Vec::new(),
+        }
+    }
+
+    /// It is so late.
+    pub fn set_time(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    /// Under which reign each partition is led that is led here.
+    pub fn set_reigns(&mut self, reigns: impl Iterator<Item = (PartitionId, Stamp)>) {
+        self.reigns.clear();
+        self.reigns.extend(reigns);
+    }
+
+    /// It was so after the turn before.
+    pub fn knows_reign(&self, partition: PartitionId, reign: Stamp) -> bool {
+        self.reigns.contains(&(partition, reign))
+    }
+
+    /// When one of them next has something to submit.
+    pub fn due(&self) -> Option<u64> {
+        if self.shared.borrow().left == 0 {
+            return None;
+        }
+        self.clients.iter().filter(|client| client.busy.is_none()).map(|client| client.next).min()
     }
 
     /// The node died: nobody will answer any more, and what became of what was submitted is told by who saw it.
-    pub fn abandon(&mut self, now: Timestamp) {
+    pub fn abandon(&mut self) {
         let recorder = &mut *self.shared.borrow_mut();
         for (token, writes) in std::mem::take(&mut self.outstanding) {
             let index = TxnIndex(token as u32);
@@ -241,20 +275,8 @@ impl Clients {
         }
         for client in &mut self.clients {
             client.busy = None;
-            client.next = now.plus_ns(self.prng.u64(..100 * MS));
+            client.next = self.now + self.prng.u64(..100 * MS);
         }
-    }
-
-    /// The node starts again, with another clock.
-    pub fn set_skew(&mut self, skew_ns: i64) {
-        for client in &mut self.clients {
-            client.next = Timestamp(client.next.0.saturating_add_signed(skew_ns - self.skew_ns));
-        }
-        self.skew_ns = skew_ns;
-    }
-
-    fn world_time(&self, now: Timestamp) -> u64 {
-        now.0.saturating_add_signed(-self.skew_ns)
     }
 
     fn draw(&mut self, home: PartitionId, mode: Mode) -> Work {
@@ -296,7 +318,8 @@ impl Clients {
 impl Driver for Clients {
     type Procedure = Work;
 
-    fn turn(&mut self, now: Timestamp, core: &mut dyn Submit<Work>) {
+    fn turn(&mut self, _: Timestamp, core: &mut dyn Submit<Work>) {
+        let now = self.now;
         for at in 0..self.clients.len() {
             let client = &self.clients[at];
             if client.busy.is_some() || client.next > now || self.shared.borrow().left == 0 {
@@ -306,16 +329,15 @@ impl Driver for Clients {
             let (mode, homes) =
                 if snapshot { (Mode::Snapshot, core.hosted()) } else { (Mode::ReadWrite, core.led()) };
             if homes.is_empty() {
-                self.clients[at].next = now.plus_ns(5 * MS);
+                self.clients[at].next = now + 5 * MS;
                 continue;
             }
             let home = homes[self.prng.usize(..homes.len())];
             let work = self.draw(home, mode);
-            let begun = self.world_time(now);
             let shards = work.shards(&self.config);
             let writes = work.writes();
             let mut recorder = self.shared.borrow_mut();
-            let index = recorder.history.begin(begun, self.clients[at].id);
+            let index = recorder.history.begin(now, self.clients[at].id);
             recorder.truth.begin(index, shards, mode == Mode::Snapshot);
             drop(recorder);
             let token = u64::from(index.0);
@@ -329,15 +351,15 @@ impl Driver for Clients {
                     self.clients[at].busy = Some(token);
                 }
                 Err(_) => {
-                    recorder.history.aborted(index, begun, "busy");
-                    self.clients[at].next = now.plus_ns(10 * MS);
+                    recorder.history.aborted(index, now, "busy");
+                    self.clients[at].next = now + 10 * MS;
                 }
             }
         }
     }
 
-    fn on_reply(&mut self, now: Timestamp, token: u64, reply: Reply, procedure: Option<Work>) {
-        let at = self.world_time(now);
+    fn on_reply(&mut self, _: Timestamp, token: u64, reply: Reply, procedure: Option<Work>) {
+        let at = self.now;
         let index = TxnIndex(token as u32);
         let mut recorder = self.shared.borrow_mut();
         let snapshot = recorder.truth.is_snapshot(index);
@@ -347,7 +369,9 @@ impl Driver for Clients {
                 is_final = false;
                 if let Some(work) = procedure {
                     let (read, written) = work.record(index, &mut recorder);
-                    recorder.truth.speculative(index, timestamp, read, &written);
+                    let reign =
+                        self.reigns.iter().find(|(home, _)| *home == work.home).map(|(_, reign)| *reign);
+                    recorder.truth.speculative(index, timestamp, reign, read, &written);
                 } else {
                     recorder.complain(format!("{index}: a speculative reply without its procedure"));
                 }
@@ -382,19 +406,17 @@ impl Driver for Clients {
         if is_final || client.hasty {
             client.busy = None;
             client.burst = client.burst.saturating_sub(1);
-            client.next = now.plus_ns(self.prng.u64(..500 * US));
+            client.next = at + self.prng.u64(..500 * US);
             if client.burst == 0 {
                 client.burst = self.prng.u32(1..60);
-                client.next = now.plus_ns(self.prng.u64(SECOND..8 * SECOND));
+                client.next = at + self.prng.u64(SECOND..8 * SECOND);
             }
         }
     }
 
+    /// Theirs is virtual time: the world asks `due`.
     fn deadline(&self) -> Option<Timestamp> {
-        if self.shared.borrow().left == 0 {
-            return None;
-        }
-        self.clients.iter().filter(|client| client.busy.is_none()).map(|client| client.next).min()
+        None
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Fault {
     Reorder,
     /// Two nodes cannot reach each other for a while, perhaps in one direction only.
     Partition,
-    /// Clocks differ.
+    /// Clocks differ, and run at different speeds.
     Skew,
     /// Log writes take long to complete.
     Disk,
@@ -43,10 +43,22 @@ pub enum Fault {
     Rot,
     /// A leader of an earlier reign, deposed but not yet known to be, goes on.
     Ghost,
+    /// A write of the log lands elsewhere in the log, on what was there. Found when the node next starts.
+    Misdirect,
+    /// A write of the log is called complete and never lands. Found when the node next starts.
+    Lost,
+    /// Somebody sets the wall clock of a node; it is looked at when the process next starts.
+    Jump,
+    /// One core is slow for a while, and its siblings are not.
+    Core,
+    /// Frames of long ago, of earlier reigns and earlier lives of nodes, arrive again.
+    Replay,
+    /// Whoever leads one shard is cut off, again and again, for about an election timeout.
+    Flap,
 }
 
 /// Every fault with the name it has on the command line.
-pub const FAULTS: [(&str, Fault); 16] = [
+pub const FAULTS: [(&str, Fault); 22] = [
     ("loss", Fault::Loss),
     ("delay", Fault::Delay),
     ("duplicate", Fault::Duplicate),
@@ -63,15 +75,21 @@ pub const FAULTS: [(&str, Fault); 16] = [
     ("full", Fault::Full),
     ("rot", Fault::Rot),
     ("ghost", Fault::Ghost),
+    ("misdirect", Fault::Misdirect),
+    ("lost", Fault::Lost),
+    ("jump", Fault::Jump),
+    ("core", Fault::Core),
+    ("replay", Fault::Replay),
+    ("flap", Fault::Flap),
 ];
 
 /// A set of faults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Faults(u16);
+pub struct Faults(u32);
 
 impl Faults {
     pub const NONE: Faults = Faults(0);
-    pub const ALL: Faults = Faults(u16::MAX >> (u16::BITS as usize - FAULTS.len()));
+    pub const ALL: Faults = Faults(u32::MAX >> (u32::BITS as usize - FAULTS.len()));
 
     pub fn contains(self, fault: Fault) -> bool {
         self.0 & (1 << fault as u16) != 0
@@ -79,6 +97,20 @@ impl Faults {
 
     pub fn with(self, fault: Fault) -> Faults {
         Faults(self.0 | 1 << fault as u16)
+    }
+}
+
+/// How often each fault has struck.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Struck([u32; FAULTS.len()]);
+
+impl Struck {
+    pub fn strike(&mut self, fault: Fault) {
+        self.0[fault as usize] += 1;
+    }
+
+    pub fn times(&self, fault: Fault) -> u32 {
+        self.0[fault as usize]
     }
 }
 
@@ -145,7 +177,7 @@ pub struct Profile {
     /// How long each lasts at most.
     pub absence_ns: u64,
     pub election_timeout_ns: u64,
-    /// Clocks are off by at most this.
+    /// Clocks are off by at most this when their process starts, and drift apart from there.
     pub skew_ns: u64,
     /// Of a log write, least and most.
     pub disk_ns: (u64, u64),
@@ -160,6 +192,21 @@ pub struct Profile {
     pub pause_ns: u64,
     /// Mean time between the doings of ghosts; 0 is never.
     pub ghost_every_ns: u64,
+    /// Mean time between two lies of a disk, of either kind; 0 is never.
+    pub misdirect_every_ns: u64,
+    pub lost_every_ns: u64,
+    /// Mean time between two settings of a wall clock, and what one is off by at most; 0 is never.
+    pub jump_every_ns: u64,
+    pub jump_ns: u64,
+    /// Mean time between two cores that are slow, and what each of their turns takes longer at most; 0 is never.
+    pub core_every_ns: u64,
+    pub core_ns: u64,
+    /// Mean time between two returns of old frames; 0 is never.
+    pub replay_every_ns: u64,
+    /// Mean time between two bouts in which the leaders of a shard are cut off; 0 is never.
+    pub flap_every_ns: u64,
+    /// The share of crashes that wait for a moment that is a bad one.
+    pub aimed: f64,
 }
 
 impl Profile {
@@ -174,6 +221,9 @@ impl Profile {
         let (crash, power) = (some(Fault::Crash, 0.5), some(Fault::Power, 0.2));
         let (eio, full) = (some(Fault::Eio, 0.2), some(Fault::Full, 0.2));
         let rot = some(Fault::Rot, 0.3);
+        let (misdirect, lost) = (some(Fault::Misdirect, 0.2), some(Fault::Lost, 0.2));
+        let (jump, core) = (some(Fault::Jump, 0.3), some(Fault::Core, 0.3));
+        let (replay, flap) = (some(Fault::Replay, 0.4), some(Fault::Flap, 0.2));
         let delay_ns = *pick(prng, &[20 * US, 100 * US, 100 * US, MS, 25 * MS]);
         let durabilities =
             [Durability::QuorumDisk, Durability::QuorumDisk, Durability::Memory, Durability::LeaderDisk];
@@ -204,6 +254,15 @@ impl Profile {
             pause: if slow { 0.0005 } else { 0.0 },
             pause_ns: *pick(prng, &[MS, 30 * MS, 400 * MS]),
             ghost_every_ns: if ghost { prng.u64(200 * MS..=2 * SECOND) } else { 0 },
+            misdirect_every_ns: if misdirect { prng.u64(300 * MS..=2 * SECOND) } else { 0 },
+            lost_every_ns: if lost { prng.u64(300 * MS..=2 * SECOND) } else { 0 },
+            jump_every_ns: if jump { prng.u64(500 * MS..=3 * SECOND) } else { 0 },
+            jump_ns: *pick(prng, &[200 * MS, SECOND]),
+            core_every_ns: if core { prng.u64(500 * MS..=3 * SECOND) } else { 0 },
+            core_ns: *pick(prng, &[MS, 20 * MS, 100 * MS]),
+            replay_every_ns: if replay { prng.u64(50 * MS..=SECOND) } else { 0 },
+            flap_every_ns: if flap { prng.u64(SECOND..=4 * SECOND) } else { 0 },
+            aimed: *pick(prng, &[0.0, 0.5, 0.9]),
         }
     }
 
@@ -228,6 +287,8 @@ impl Profile {
         (self.outage_every_ns, self.ghost_every_ns) = (0, 0);
         (self.isolation_every_ns, self.stall_every_ns) = (0, 0);
         (self.crash_every_ns, self.power_every_ns) = (0, 0);
+        (self.misdirect_every_ns, self.lost_every_ns, self.jump_every_ns) = (0, 0, 0);
+        (self.core_every_ns, self.replay_every_ns, self.flap_every_ns) = (0, 0, 0);
         (self.disk_spike, self.disk_fails, self.disk_full, self.rot) = (0.0, 0.0, 0.0, 0.0);
     }
 }

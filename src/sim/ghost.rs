@@ -11,10 +11,11 @@
 use super::clients::{TABLE, key_bytes, keys};
 use super::history::{KeyId, WriteId};
 use super::world::World;
+use crate::bounds::PREPARE_TIMEOUT_NS;
 use crate::config::{Config, Route};
-use crate::txn::Known;
+use crate::txn::{Known, too_far_ahead};
 use crate::types::{Ballot, Epoch, NodeId, PartitionId, ShardId, Stamp, Timestamp, TxnId};
-use crate::wire::{Deps, Message, WriteRef};
+use crate::wire::{Deps, Message, Token, WriteRef};
 use smallvec::SmallVec;
 
 pub struct Ghosts {
@@ -61,6 +62,8 @@ pub fn haunt(world: &mut World) -> Result<(), String> {
             tell(world, shard);
         }
         1..4 => commit_one(world),
+        4 => misaddress_one(world)?,
+        5 => foretell(world)?,
         _ => prepare(world)?,
     }
     Ok(())
@@ -194,6 +197,78 @@ fn commit_one(world: &mut World) {
     }
 }
 
+/// Commits one of them to a reign of the participant that is over: what is prepared is to stay so. Only while
+/// nothing else can settle it in the same turn.
+fn misaddress_one(world: &mut World) -> Result<(), String> {
+    if world.ghosts.pending.is_empty() {
+        return Ok(());
+    }
+    let at = world.prng.usize(..world.ghosts.pending.len());
+    let Haunting { txn, partition, core, .. } = world.ghosts.pending[at];
+    let prepared_in = |world: &World| {
+        let replicas = world.cores[core].core.replicas();
+        let replica = replicas.iter().find(|replica| replica.id == partition && replica.open)?;
+        let store = replica.store.borrow();
+        Some((store.epoch, store.prepared().proposal(txn)?))
+    };
+    let now = world.local_time(world.cores[core].me.node);
+    // One that is undecided for long may ask its coordinator, and be answered, in the turn.
+    let is_young = |(_, proposal): &(Epoch, Timestamp)| now.since(*proposal) < PREPARE_TIMEOUT_NS / 2;
+    let Some((ours, timestamp)) = prepared_in(world).filter(is_young) else { return Ok(()) };
+    if !world.cores[core].is_quiet() {
+        return Ok(());
+    }
+    let epoch = Ballot { round: 0, node: NodeId(1) }.epoch();
+    let (deps, participants) = (Deps::new(), SmallVec::from_slice(&[txn.home, partition]));
+    let mut message = Vec::new();
+    Message::Commit { partition, epoch, txn, timestamp, deps, participants }.encode_into(&mut message);
+    world.inject(core, message);
+    world.turn_now(core)?;
+    let leads = |replica: &crate::partition::Replica<_>| replica.id == partition && replica.open;
+    let leads_on =
+        world.cores[core].core.replicas().iter().any(|replica| leads(replica) && replica.epoch() == ours);
+    if leads_on && prepared_in(world).is_none() {
+        return Err(format!("{txn:?} was committed though addressed to another epoch of the participant"));
+    }
+    Ok(())
+}
+
+/// Reads a snapshot in the name of a reign that nobody here has heard of: how the one before it ended cannot be
+/// known, so whoever is asked must wait, though it has applied all that the snapshot needs.
+fn foretell(world: &mut World) -> Result<(), String> {
+    let core = world.prng.usize(..world.cores.len());
+    if !world.cores[core].is_up() {
+        return Ok(());
+    }
+    let state = &world.cores[core].core;
+    let replica = &state.replicas()[world.prng.usize(..state.replicas().len())];
+    let (partition, timestamp) = (replica.id, replica.applied().timestamp);
+    let shard = ShardId(world.prng.u16(..world.config.shards.len() as u16));
+    let Some(known) = Ballot::unpack(state.knowledge().vector().get(shard).epoch.0) else { return Ok(()) };
+    let now = world.local_time(world.cores[core].me.node);
+    if too_far_ahead(now, timestamp) {
+        return Ok(());
+    }
+    let epoch = Ballot { round: known.round + ROUNDS_AHEAD, ..known }.epoch();
+    world.ghosts.next_number += 1;
+    let number = GHOST_NUMBERS + world.ghosts.next_number;
+    let txn = TxnId { home: partition, epoch: replica.epoch(), number };
+    let token = Token { timestamp, epochs: SmallVec::from_slice(&[(shard, epoch)]) };
+    let mut message = Vec::new();
+    let key = &key_bytes(KeyId(0));
+    Message::SnapshotRead { partition, txn, token, table: TABLE, key }.encode_into(&mut message);
+    world.inject(core, message.clone());
+    world.turn_now(core)?;
+    let replicas = world.cores[core].core.replicas();
+    let waits = replicas.iter().any(|replica| replica.waiting.iter().any(|(_, _, bytes)| *bytes == message));
+    match waits || !world.cores[core].is_up() {
+        true => Ok(()),
+        false => Err(format!(
+            "{partition:?} serves a snapshot of {epoch:?} of {shard:?}, of which it has not heard"
+        )),
+    }
+}
+
 fn commit(world: &mut World, haunting: &Haunting) {
     let Haunting { txn, stamp, partition, core } = *haunting;
     let replicas = world.cores[core].core.replicas();
@@ -218,5 +293,7 @@ fn commit(world: &mut World, haunting: &Haunting) {
 const LAST_WORDS: Timestamp = Timestamp(1);
 /// Earlier reigns of each shard.
 const REIGNS: u16 = 3;
+/// No run changes leaders so often.
+const ROUNDS_AHEAD: u32 = 1_000_000;
 /// No coordinator counts this far.
 const GHOST_NUMBERS: u64 = 1 << 40;

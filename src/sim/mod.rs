@@ -5,9 +5,14 @@
 //! | `run` | one seed from start to verdict: load, heal, demand progress, check |
 //! | `world` | cores, network, logs and clocks under one queue of events |
 //! | `faults` | what goes wrong, and how much of it in one seed |
+//! | `mishaps` | the doing of those that are neither a cut link nor a crash |
+//! | `deaths` | crashes that wait for a bad moment |
+//! | `clocks` | walls that are set, and processes that count |
+//! | `attic` | frames of long ago |
 //! | `disk` | a core's log and checkpoints on a drive that crashes and lies |
 //! | `ghost` | deposed leaders that go on |
 //! | `clients` | what is submitted, and what is written down of the answers |
+//! | `bounded` | what no core may ever hold more of |
 //! | `truth` | what an onlooker who sees every replica knows |
 //! | `history`, `check` and below | what clients saw, judged from outside |
 //!
@@ -15,14 +20,19 @@
 //! ([`history::History`]) and the state it came to rest in, and say what is wrong ([`check::check`]).
 #![forbid(unsafe_code)]
 
+mod attic;
 mod board;
+mod bounded;
 pub mod check;
 mod clients;
+mod clocks;
+mod deaths;
 pub mod disk;
 mod faults;
 mod ghost;
 mod graph;
 pub mod history;
+mod mishaps;
 mod observed;
 mod run;
 mod serializability;
@@ -32,5 +42,6 @@ mod versions;
 pub mod violation;
 mod world;
 
-pub use faults::{FAULTS, Fault, Faults};
+pub use deaths::{Deaths, MOMENTS, Moment};
+pub use faults::{FAULTS, Fault, Faults, Struck};
 pub use run::{Failure, Options, Passed, run_seed};

@@ -4,6 +4,7 @@
 //! must be answered, every window empty, every replica equal. Then the history is judged.
 #![forbid(unsafe_code)]
 
+use super::bounded;
 use super::check::{self, Summary};
 use super::clients::{Recorder, TABLE, key_id, write_id};
 use super::faults::{Faults, Profile};
@@ -108,6 +109,14 @@ fn drive(world: &mut World) -> Result<Summary, String> {
             return Err(format!("no rest: {}", unrest(world)));
         }
     }
+    while let Some(unsettled) = unsettled(world) {
+        for _ in 0..SETTLE_STEPS {
+            advance(world)?;
+        }
+        if world.now > healed + 2 * REST_NS_MAX {
+            return Err(unsettled);
+        }
+    }
     let rows = final_state(world).map_err(|why| format!("{why}; {}", places(world)))?;
     check::check(&world.recorder.borrow().history, &rows).map_err(|violation| violation.to_string())
 }
@@ -123,6 +132,7 @@ fn advance(world: &mut World) -> Result<(), String> {
 fn is_at_rest(world: &World) -> bool {
     world.recorder.borrow().open == 0
         && world.cores.iter().all(SimCore::is_up)
+        && world.clocks_are_right()
         && world
             .cores
             .iter()
@@ -130,6 +140,17 @@ fn is_at_rest(world: &World) -> bool {
             .flat_map(|core| core.core.replicas())
             .all(|replica| unrest_of(replica).is_none())
         && same_ends(world)
+}
+
+/// What anybody at rest still holds and should have let go of, or has not heard and should have.
+fn unsettled(world: &World) -> Option<String> {
+    let ignorant = |core: &SimCore| {
+        let told = world.cores.iter().find(|other| other.me.node == core.me.node).expect("it is one itself");
+        let facts = |of: &SimCore| of.core.knowledge().closed().len();
+        let (known, others) = (facts(core), facts(told));
+        (known != others).then(|| format!("{:?} knows {known} closed epochs, its sibling {others}", core.me))
+    };
+    world.cores.iter().find_map(|core| bounded::untrimmed(core).or_else(|| ignorant(core)))
 }
 
 /// Every partition is led, and each of its replicas has learned as much as the others.
@@ -252,3 +273,5 @@ impl fmt::Display for Failure {
 /// come to rest: ten call timeouts.
 const WORK_NS_MAX: u64 = 20_000 * SECOND;
 const REST_NS_MAX: u64 = 100 * SECOND;
+/// Events from one look at what is kept to the next.
+const SETTLE_STEPS: usize = 1_000;

@@ -5,6 +5,10 @@
 //!   1. No watermark falls, and none is believed above what is really replicated, or above where its epoch
 //!      ended.
 //!   2. No durable reply before the transaction and all it read from are really durable everywhere.
+//!   3. How the epochs before ended is chosen only when the seals of every stream are, and an epoch opens only when that
+//!      is chosen.
+//!   4. Of the epochs of a shard that are not closed, one at most acknowledges transactions; and none beyond where
+//!      it ended.
 #![forbid(unsafe_code)]
 
 mod stream;
@@ -13,7 +17,7 @@ use super::history::{TxnIndex, WriteId};
 use crate::config::Config;
 use crate::partition::{Core, Replica};
 use crate::txn::Procedure;
-use crate::types::{Epoch, NodeId, PartitionId, ShardId, Timestamp, Watermark};
+use crate::types::{Epoch, NodeId, PartitionId, ShardId, Stamp, Timestamp, Watermark};
 use hashbrown::HashMap;
 use std::rc::Rc;
 use stream::StreamTruth;
@@ -25,12 +29,16 @@ pub struct Truth {
     writers: HashMap<WriteId, TxnIndex, foldhash::fast::FixedState>,
     /// By core: the vector last seen there.
     vectors: HashMap<(NodeId, u16), Vec<Watermark>, foldhash::fast::FixedState>,
+    /// By shard: the highest epoch in which a transaction of its partitions was acknowledged. Monotone.
+    acknowledging: Vec<Epoch>,
     /// Timestamps of slots checked: for the report.
     pub slots: u64,
 }
 
 struct TxnTruth {
     timestamp: Timestamp,
+    /// The reign of its home partition that executed it, if it did more than read.
+    executed_in: Option<Stamp>,
     shards: Vec<ShardId>,
     reads_from: Vec<WriteId>,
     wrote: bool,
@@ -50,6 +58,7 @@ impl Truth {
             txns: Vec::new(),
             writers: HashMap::default(),
             vectors: HashMap::default(),
+            acknowledging: vec![Epoch::default(); config.shards.len()],
             slots: 0,
         }
     }
@@ -59,6 +68,7 @@ impl Truth {
         let timestamp = Timestamp::default();
         self.txns.push(TxnTruth {
             timestamp,
+            executed_in: None,
             shards,
             reads_from: Vec::new(),
             wrote: false,
@@ -75,16 +85,29 @@ impl Truth {
         &mut self,
         index: TxnIndex,
         timestamp: Timestamp,
+        executed_in: Option<Stamp>,
         reads_from: Vec<WriteId>,
         written: &[WriteId],
     ) {
         let txn = &mut self.txns[index.0 as usize];
+        txn.executed_in = executed_in.filter(|_| !written.is_empty());
         (txn.timestamp, txn.reads_from, txn.wrote) = (timestamp, reads_from, !written.is_empty());
         self.writers.extend(written.iter().map(|id| (*id, index)));
     }
 
-    /// Invariant 2: of a transaction that its client was just told is durable.
+    /// Invariant 3: of an epoch in which transactions are taken from now on.
+    pub fn check_opening(&self, stamp: Stamp) -> Result<(), String> {
+        // A replica that is alone drops slots before anybody can look.
+        let alone = self.config.shards[usize::from(stamp.shard.0)].replicas.len() == 1;
+        match alone || self.first_stream(stamp.shard).opened.contains(&stamp.epoch) {
+            true => Ok(()),
+            false => Err(format!("{stamp:?} opens before its facts are chosen")),
+        }
+    }
+
+    /// Invariants 2 and 4: of a transaction that its client was just told is durable.
     pub fn check_durable(&mut self, index: TxnIndex) -> Result<(), String> {
+        self.check_reign(index)?;
         let mut pending = vec![index];
         while let Some(at) = pending.pop() {
             let txn = &self.txns[at.0 as usize];
@@ -106,6 +129,24 @@ impl Truth {
         Ok(())
     }
 
+    fn check_reign(&mut self, index: TxnIndex) -> Result<(), String> {
+        let TxnTruth { timestamp, executed_in, .. } = self.txns[index.0 as usize];
+        let Some(Stamp { shard, epoch }) = executed_in else { return Ok(()) };
+        let closed = self.first_stream(shard).facts.get(&epoch).copied();
+        let newest = &mut self.acknowledging[usize::from(shard.0)];
+        let what = format!("{index} at {timestamp:?} was called durable in {epoch:?} of {shard:?}");
+        match closed {
+            Some(end) if timestamp > end => Err(format!("{what}, which closed at {end:?}")),
+            None if *newest > epoch => {
+                Err(format!("{what}, and {newest:?} has acknowledged before it closed"))
+            }
+            _ => {
+                *newest = epoch.max(*newest);
+                Ok(())
+            }
+        }
+    }
+
     /// How far an epoch of a shard has really got.
     fn reached(&self, shard: ShardId, epoch: Epoch) -> Timestamp {
         let streams =
@@ -115,16 +156,21 @@ impl Truth {
 
     /// The highest timestamp that any epoch of a shard has really got to.
     fn farthest(&self, shard: ShardId) -> Timestamp {
-        let first = self.config.partitions_of(shard).next().expect("a shard has a partition");
-        let first = &self.streams[usize::from(first.0)];
+        let first = self.first_stream(shard);
         let reached = first.epochs().map(|epoch| self.reached(shard, epoch));
         // What a change of leader found replicated is safe, whatever the disk of the old leader held.
         reached.chain(first.facts.values().copied()).max().unwrap_or_default()
     }
 
+    /// The one that holds the facts.
+    fn first_stream(&self, shard: ShardId) -> &StreamTruth {
+        let first = self.config.partitions_of(shard).next().expect("a shard has a partition");
+        &self.streams[usize::from(first.0)]
+    }
+
     /// Epochs that opened, all shards together.
     pub fn reigns(&self) -> u64 {
-        self.streams.iter().map(|stream| stream.opened).sum()
+        self.streams.iter().map(|stream| stream.opened.len() as u64).sum()
     }
 
     /// The node has restarted and knows nothing of what it knew.
@@ -162,8 +208,7 @@ impl Truth {
                     "{node:?} believes {shard:?} to be at {believed:?}, but a majority holds it up to {really:?} only"
                 ));
             }
-            let first = self.config.partitions_of(shard).next().expect("a shard has a partition");
-            if let Some(end) = self.streams[usize::from(first.0)].facts.get(&believed.epoch)
+            if let Some(end) = self.first_stream(shard).facts.get(&believed.epoch)
                 && believed.timestamp > *end
             {
                 return Err(format!(
@@ -178,9 +223,16 @@ impl Truth {
         let replicas = self.config.replicas_of(replica.id);
         let Some(me) = replicas.iter().position(|replica| *replica == node) else { return Ok(()) };
         let stream = &mut self.streams[usize::from(replica.id.0)];
-        let before = stream.chosen_end;
+        let (before, opened) = (stream.chosen_end, stream.opened.len());
         stream.observe(me, replica)?;
         self.slots += (stream.chosen_end - before) as u64;
+        let stream = &self.streams[usize::from(replica.id.0)];
+        for epoch in stream.opened[opened..].iter().filter(|_| replicas.len() > 1) {
+            let mut shard = self.config.partitions_of(replica.shard);
+            if let Some(open) = shard.find(|other| !self.streams[usize::from(other.0)].is_sealed_by(*epoch)) {
+                return Err(format!("the facts of {epoch:?} are chosen, and its seal of {open:?} is not"));
+            }
+        }
         Ok(())
     }
 }

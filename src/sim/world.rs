@@ -5,17 +5,22 @@
 //! two events of one instant happen in the order in which they were scheduled, so a seed is one run.
 #![forbid(unsafe_code)]
 
+use super::attic::Attic;
 use super::board::SimBoard;
+use super::bounded::{self, LogWatch};
 use super::clients::{Clients, Recorder, Work};
+use super::clocks::NodeClock;
+use super::deaths::{Aim, Deaths};
 use super::disk::{
-    CheckpointFaults, CheckpointPort, Crash, DiskFaults, Medium, Owed, SimCheckpoints, SimDisk,
+    CheckpointFaults, CheckpointPort, Crash, DiskFaults, Lie, Medium, Owed, SimCheckpoints, SimDisk,
     SimDiskOptions,
 };
-use super::faults::{Profile, pick};
+use super::faults::{Fault, Profile, Struck, pick};
 use super::ghost::Ghosts;
-use crate::bounds::{KIB, US};
+use super::mishaps::Bout;
+use crate::bounds::{CHECKPOINT_READ_PAUSE_NS, KIB, MS, US};
 use crate::config::{Config, Durability};
-use crate::partition::{Cargo, Core, Driver, Log, Parcel, Ports, Recovery};
+use crate::partition::{Cargo, Core, Driver, Log, Marks, Parcel, Ports, Recovery};
 use crate::types::{CoreId, Endpoint, Lsn, NodeId, Prng, Timestamp};
 use crate::wal::LogIdentity;
 use crate::wal::checkpoint::CheckpointReader;
@@ -34,21 +39,29 @@ pub struct World {
     pub cores: Vec<SimCore>,
     pub recorder: Rc<RefCell<Recorder>>,
     pub ghosts: Ghosts,
+    pub(super) attic: Attic,
+    pub(super) bout: Bout,
+    /// Deaths that wait for their moment.
+    pub(super) aims: Vec<Aim>,
     queue: BinaryHeap<Reverse<Event>>,
     scheduled: u64,
     /// Links that are down, by (from, to), and until when.
-    outages: Vec<((NodeId, NodeId), u64)>,
+    pub(super) outages: Vec<((NodeId, NodeId), u64)>,
     pub stats: WorldStats,
+    is_healed: bool,
     frame: Vec<u8>,
 }
 
 pub struct SimNode {
     board: SimBoard,
-    /// How far its clock is off.
-    skew_ns: i64,
-    incarnation: u64,
+    pub(super) clock: NodeClock,
+    pub(super) incarnation: u64,
+    /// Turns of its cores since its process started.
+    pub(super) turns: u64,
+    /// When it has died it starts again at once.
+    pub(super) hasty: bool,
     /// It dies in its next turn, so.
-    dying: Option<Death>,
+    pub(super) dying: Option<Death>,
 }
 
 pub struct SimCore {
@@ -56,11 +69,11 @@ pub struct SimCore {
     pub core: Core<Work>,
     pub clients: Clients,
     /// `None` while the node is down; then `medium` is what its disk holds.
-    disk: Option<SimDisk>,
+    pub(super) disk: Option<SimDisk>,
     medium: Option<Medium>,
-    checkpoints: SimCheckpoints,
+    pub(super) checkpoints: SimCheckpoints,
     /// It has lost its log, and has not got back yet what it had accepted.
-    mends: bool,
+    pub(super) mends: bool,
     /// When the disk next has something to do.
     disk_at: u64,
     inbox: Vec<Vec<u8>>,
@@ -70,6 +83,10 @@ pub struct SimCore {
     wake_at: u64,
     /// It is in a turn, or paused, until then.
     busy_until: u64,
+    /// Until then its turns take long.
+    pub(super) slow_until: u64,
+    turns: u64,
+    log_watch: LogWatch,
 }
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -83,6 +100,12 @@ pub struct WorldStats {
     pub stalls: u64,
     pub crashes: u64,
     pub rots: u64,
+    /// Logs given up for what a disk had lied about.
+    pub lies_found: u64,
+    /// Old frames that came when who sent them, or who was to receive them, had restarted.
+    pub outlived: u64,
+    pub struck: Struck,
+    pub deaths: Deaths,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -93,7 +116,7 @@ struct Event {
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum What {
+pub(super) enum What {
     Frame { core: usize, frame: Vec<u8> },
     Disk { core: usize },
     Wake { core: usize },
@@ -104,13 +127,29 @@ enum What {
     Power,
     Restart { node: NodeId },
     Ghost,
+    Drift,
+    Jump,
+    SetRight,
+    SlowCore,
+    Replay,
+    Flap,
+    Misdirect,
+    Lose,
+    Doom { node: NodeId },
 }
 
 /// Where in its turn a node dies, and what that does to its disk.
 #[derive(Clone, Copy, Debug)]
-struct Death {
+pub(super) struct Death {
     stage: Stage,
     crash: Crash,
+}
+
+impl Death {
+    pub(super) fn draw(prng: &mut Prng) -> Death {
+        let stage = *pick(prng, &[Stage::Executed, Stage::Submitted, Stage::Sending]);
+        Death { stage, crash: *pick(prng, &[Crash::PowerCut, Crash::ProcessKill]) }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -134,13 +173,15 @@ impl World {
         let skew = |prng: &mut Prng| prng.i64(-(profile.skew_ns as i64)..=profile.skew_ns as i64);
         let board = || SimBoard::new(config.partition_count(), config.shards.len());
         let nodes: Vec<SimNode> = (0..node_count)
-            .map(|_| SimNode { board: board(), skew_ns: skew(&mut prng), incarnation: 1, dying: None })
+            .map(|_| {
+                let clock = NodeClock::new(skew(&mut prng));
+                SimNode { board: board(), clock, incarnation: 1, turns: 0, hasty: false, dying: None }
+            })
             .collect();
         let mut cores = Vec::new();
         for node in (0..node_count as u16).map(NodeId) {
             for core in (0..config.cores(node) as u16).map(CoreId) {
                 let me = Endpoint { node, core };
-                let skew_ns = nodes[usize::from(node.0)].skew_ns;
                 let first = cores.len() as u32 * 100;
                 cores.push(SimCore {
                     me,
@@ -150,7 +191,6 @@ impl World {
                         config.clone(),
                         first,
                         prng.fork(),
-                        skew_ns,
                         profile.reading,
                     ),
                     disk: None,
@@ -163,6 +203,9 @@ impl World {
                     durable: Lsn::default(),
                     wake_at: u64::MAX,
                     busy_until: 0,
+                    slow_until: 0,
+                    turns: 0,
+                    log_watch: LogWatch::default(),
                 });
             }
         }
@@ -174,10 +217,14 @@ impl World {
             cores,
             recorder,
             ghosts: Ghosts::new(config),
+            attic: Attic::default(),
+            bout: Bout::default(),
+            aims: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
             outages: Vec::new(),
             stats: WorldStats::default(),
+            is_healed: false,
             frame: Vec::new(),
             prng,
         };
@@ -214,14 +261,27 @@ impl World {
             What::Power => self.cut_power(),
             What::Restart { node } => self.restart(node)?,
             What::Ghost => self.haunt()?,
+            What::Drift => self.drift(),
+            What::Jump => self.jump(),
+            What::SetRight => self.set_clocks_right(),
+            What::SlowCore => self.slow_core(),
+            What::Replay => self.replay_frames(),
+            What::Flap => self.flap(),
+            What::Misdirect => self.tell_lie(Lie::Misdirected),
+            What::Lose => self.tell_lie(Lie::Lost),
+            What::Doom { node } if !self.is_healed => self.doom(node),
+            What::Doom { .. } => {}
         }
         Ok(true)
     }
 
     /// From here on nothing goes wrong any more.
     pub fn heal(&mut self) {
+        self.is_healed = true;
         self.profile.heal();
         self.outages.clear();
+        self.aims.clear();
+        self.heal_clocks();
         for core in &mut self.cores {
             if let Some(disk) = &mut core.disk {
                 disk.set_faults(self.profile.disk_faults());
@@ -232,7 +292,7 @@ impl World {
 
     /// What a node's clock shows.
     pub fn local_time(&self, node: NodeId) -> Timestamp {
-        Timestamp((EPOCH_NS + self.now).saturating_add_signed(self.nodes[usize::from(node.0)].skew_ns))
+        self.nodes[usize::from(node.0)].clock.local_time(self.now)
     }
 
     /// Hands a core a message as if it came from an endpoint nobody will answer.
@@ -253,9 +313,8 @@ impl World {
         let now = self.local_time(me.node);
         let local = Timestamp(self.now);
         let World { cores, nodes, prng, .. } = self;
-        let SimCore { core, clients, disk, checkpoints, inbox, parcels, durable, wake_at, .. } =
-            &mut cores[at];
-        *wake_at = u64::MAX;
+        cores[at].wake_at = u64::MAX;
+        let SimCore { core, clients, disk, checkpoints, inbox, parcels, durable, .. } = &mut cores[at];
         let Some(log) = disk else { return Ok(()) };
         let board = &nodes[usize::from(me.node.0)].board;
         inbox.drain(..).for_each(|frame| core.on_frame(now, &frame));
@@ -265,35 +324,89 @@ impl World {
         let mut ports = Ports { log, checkpoints, board };
         parcels.drain(..).for_each(|parcel| core.on_parcel(now, parcel, &mut ports));
         core.begin_turn(now, &mut ports);
+        clients.set_time(local.0);
         clients.turn(now, &mut core.desk(now, room));
         core.end_turn(now, &mut ports);
+        self.look_at(at)?;
+        self.check_opening(at)?;
+        self.deliver_replies(at, now)?;
+        self.keep_answers(at);
+        self.nodes[usize::from(me.node.0)].turns += 1;
+        self.meet_aims(at);
+        self.end_turn(at, now);
+        Ok(())
+    }
+
+    /// What an onlooker checks of a core after its turn.
+    fn look_at(&mut self, at: usize) -> Result<(), String> {
+        let now = self.local_time(self.cores[at].me.node);
+        let SimCore { me, core, disk, checkpoints, turns, slow_until, log_watch, .. } = &mut self.cores[at];
         self.recorder.borrow_mut().truth.observe(me.node, me.core.0, core)?;
+        bounded::check(*me, core)?;
+        *turns += 1;
+        let Some(log) = disk.as_ref().filter(|_| turns.is_multiple_of(LOG_LOOKED_AT_EVERY)) else {
+            return Ok(());
+        };
+        let read_ns = checkpoints.read_at().map(|read_at| Timestamp(self.now).since(read_at));
+        let is_read = read_ns.is_some_and(|since| since < CHECKPOINT_READ_PAUSE_NS);
+        let is_calm = self.now >= *slow_until && bounded::is_calm(now, core, log, is_read);
+        let most = bounded::log_bytes_max(log, checkpoints);
+        log_watch.on_turn(self.now, is_calm, log.ends(), most).map_err(|why| format!("{me:?}: {why}"))
+    }
+
+    /// A reign that has just opened here: nobody else holds the lease of its shard, by whatever clock.
+    fn check_opening(&self, at: usize) -> Result<(), String> {
+        let SimCore { me, core, clients, .. } = &self.cores[at];
+        for replica in core.replicas().iter().filter(|replica| replica.open) {
+            let stamp = replica.store.borrow().stamp();
+            if clients.knows_reign(replica.id, stamp) {
+                continue;
+            }
+            self.recorder.borrow().truth.check_opening(stamp)?;
+            for (other, node) in (0u16..).map(NodeId).zip(&self.nodes).filter(|(other, _)| *other != me.node)
+            {
+                let until = node.board.lease(replica.shard);
+                if self.is_up(other) && until > self.local_time(other) {
+                    let shard = replica.shard;
+                    return Err(format!(
+                        "{other:?} holds the lease of {shard:?}, and {:?} opens {stamp:?}",
+                        me.node
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver_replies(&mut self, at: usize, now: Timestamp) -> Result<(), String> {
+        let SimCore { core, clients, .. } = &mut self.cores[at];
+        let led = core.replicas().iter().filter(|replica| replica.open);
+        clients.set_reigns(led.map(|replica| (replica.id, replica.store.borrow().stamp())));
         while let Some((token, reply, procedure)) = core.poll_reply() {
             clients.on_reply(now, token, reply, procedure);
         }
-        if let Some(fault) = self.recorder.borrow_mut().fault.take() {
-            return Err(fault);
-        }
-        let dying = self.nodes[usize::from(me.node.0)].dying.take();
+        self.recorder.borrow_mut().fault.take().map_or(Ok(()), Err)
+    }
+
+    /// To the disk, then to the network and the siblings, unless the node dies on the way.
+    fn end_turn(&mut self, at: usize, now: Timestamp) {
+        let node = self.cores[at].me.node;
+        let dying = self.nodes[usize::from(node.0)].dying.take();
         let dies_at = |stage| dying.filter(|death| death.stage == stage).map(|death| death.crash);
         if let Some(crash) = dies_at(Stage::Executed) {
-            self.crash(me.node, crash);
-            return Ok(());
+            return self.crash(node, crash);
         }
         self.work_disk(at);
         if let Some(crash) = dies_at(Stage::Submitted) {
-            self.crash(me.node, crash);
-            return Ok(());
+            return self.crash(node, crash);
         }
         let most = if dying.is_some() { self.prng.usize(..8) } else { usize::MAX };
         self.send_frames(at, now, most);
         if let Some(crash) = dies_at(Stage::Sending) {
-            self.crash(me.node, crash);
-            return Ok(());
+            return self.crash(node, crash);
         }
         self.pass_parcels(at);
         self.schedule_next_turn(at, now);
-        Ok(())
     }
 
     /// Takes what the disk has done, and gives it what there is to do.
@@ -311,11 +424,20 @@ impl World {
             }
             Ok(_) => disk.submit(now, prng),
             // A failed write is never believed: the node leaves.
-            Err(_) => return self.crash(node, Crash::ProcessKill),
+            Err(_) => {
+                self.stats.struck.strike(Fault::Eio);
+                return self.crash(node, Crash::ProcessKill);
+            }
+        }
+        if self.cores[at].disk.as_ref().is_some_and(SimDisk::is_full) {
+            self.stats.struck.strike(Fault::Full);
         }
         let due = self.cores[at].disk.as_ref().and_then(SimDisk::next_due).map_or(u64::MAX, |due| due.0);
         self.cores[at].disk_at = due;
         if due < u64::MAX {
+            if due > self.now + MS {
+                self.stats.struck.strike(Fault::Disk);
+            }
             self.cores[at].disk_at = due.max(self.now);
             self.schedule(due.max(self.now), What::Disk { core: at });
         }
@@ -328,12 +450,20 @@ impl World {
             let Some(to) = self.cores[at].core.poll_tx(now, &mut frame) else { break };
             self.stats.frames += 1;
             let cut = self.outages.iter().any(|(link, until)| *link == (from, to.node) && *until > self.now);
-            if cut || self.prng.f64() < self.profile.loss {
+            let lost = self.prng.f64() < self.profile.loss;
+            if lost {
+                self.stats.struck.strike(Fault::Loss);
+            }
+            if cut || lost {
                 self.stats.frames_lost += 1;
                 continue;
             }
             let Some(core) = self.core_at(to) else { continue };
+            self.keep_frame(from, core, &frame);
             let copies = if self.prng.f64() < self.profile.duplicate { 2 } else { 1 };
+            if copies > 1 {
+                self.stats.struck.strike(Fault::Duplicate);
+            }
             for _ in 0..copies {
                 let arrives = self.now + self.travel_ns();
                 self.schedule(arrives, What::Frame { core, frame: frame.clone() });
@@ -346,6 +476,12 @@ impl World {
         let Profile { delay_ns, jitter_ns, spike, spike_ns, .. } = self.profile;
         let jitter = if jitter_ns > 0 { self.prng.u64(..jitter_ns) } else { 0 };
         let spike = if spike > 0.0 && self.prng.f64() < spike { self.prng.u64(..spike_ns) } else { 0 };
+        if jitter > 0 {
+            self.stats.struck.strike(Fault::Reorder);
+        }
+        if spike > 0 {
+            self.stats.struck.strike(Fault::Delay);
+        }
         delay_ns + jitter + spike
     }
 
@@ -367,26 +503,32 @@ impl World {
 
     fn schedule_next_turn(&mut self, at: usize, now: Timestamp) {
         let pause = self.profile.pause > 0.0 && self.prng.f64() < self.profile.pause;
-        let paused = if pause { self.prng.u64(..self.profile.pause_ns) } else { 0 };
+        let mut paused = if pause { self.prng.u64(..self.profile.pause_ns) } else { 0 };
+        if pause {
+            self.stats.struck.strike(Fault::Slow);
+        }
+        if self.cores[at].slow_until > self.now {
+            paused += self.prng.u64(..self.profile.core_ns);
+        }
         let core = &mut self.cores[at];
         core.busy_until = self.now + TURN_NS + paused;
-        let deadline = core.core.deadline().into_iter().chain(core.clients.deadline()).min();
+        let deadline = core.core.deadline().map(|deadline| self.now + deadline.since(now));
+        let deadline = deadline.into_iter().chain(core.clients.due()).min();
         let checkpointed = core.checkpoints.next_due().map(|due| due.0.max(core.busy_until));
         if let Some(due) = checkpointed {
             self.wake(at, due);
         }
         if let Some(deadline) = deadline {
-            let wait = deadline.since(now).min(WAIT_NS_MAX);
-            let at_least = self.cores[at].busy_until;
-            self.wake(at, (self.now + wait).max(at_least));
+            let (soonest, latest) = (self.cores[at].busy_until, self.now + WAIT_NS_MAX);
+            self.wake(at, deadline.min(latest).max(soonest));
         }
     }
 
-    fn core_at(&self, endpoint: Endpoint) -> Option<usize> {
+    pub(super) fn core_at(&self, endpoint: Endpoint) -> Option<usize> {
         self.cores.iter().position(|core| core.me == endpoint)
     }
 
-    fn wake_soon(&mut self, core: usize) {
+    pub(super) fn wake_soon(&mut self, core: usize) {
         let at = self.now.max(self.cores[core].busy_until) + self.prng.u64(..WAKE_NS);
         self.wake(core, at);
     }
@@ -398,7 +540,7 @@ impl World {
         }
     }
 
-    fn schedule(&mut self, at: u64, what: What) {
+    pub(super) fn schedule(&mut self, at: u64, what: What) {
         self.scheduled += 1;
         self.queue.push(Reverse(Event { at, order: self.scheduled, what }));
     }
@@ -414,6 +556,13 @@ impl World {
             (crash_every_ns, What::Crash),
             (power_every_ns, What::Power),
             (ghost_every_ns, What::Ghost),
+            (if self.profile.skew_ns > 0 { DRIFT_EVERY_NS } else { 0 }, What::Drift),
+            (self.profile.jump_every_ns, What::Jump),
+            (self.profile.core_every_ns, What::SlowCore),
+            (self.profile.replay_every_ns, What::Replay),
+            (self.profile.flap_every_ns, What::Flap),
+            (self.profile.misdirect_every_ns, What::Misdirect),
+            (self.profile.lost_every_ns, What::Lose),
         ] {
             if every > 0 {
                 let at = self.now + self.prng.u64(every / 2..=every * 2);
@@ -430,6 +579,7 @@ impl World {
         let from = NodeId(self.prng.u16(..self.nodes.len() as u16));
         let to = NodeId(self.prng.u16(..self.nodes.len() as u16));
         let until = self.now + self.prng.u64(..self.profile.outage_ns);
+        self.stats.struck.strike(Fault::Partition);
         self.outages.retain(|(_, until)| *until > self.now);
         self.outages.push(((from, to), until));
         if self.prng.bool() {
@@ -446,13 +596,18 @@ impl World {
         }
         let alone = NodeId(self.prng.u16(..self.nodes.len() as u16));
         let until = self.now + self.prng.u64(..self.profile.absence_ns);
+        self.cut_off(alone, until);
+        self.stats.isolations += 1;
+        self.stats.struck.strike(Fault::Isolate);
+        let next = self.now + self.prng.u64(..self.profile.isolation_every_ns * 2);
+        self.schedule(next, What::Isolation);
+    }
+
+    pub(super) fn cut_off(&mut self, alone: NodeId, until: u64) {
         for other in (0..self.nodes.len() as u16).map(NodeId).filter(|other| *other != alone) {
             self.outages.push(((alone, other), until));
             self.outages.push(((other, alone), until));
         }
-        self.stats.isolations += 1;
-        let next = self.now + self.prng.u64(..self.profile.isolation_every_ns * 2);
-        self.schedule(next, What::Isolation);
     }
 
     /// Stops every core of a node; what arrives meanwhile waits.
@@ -470,6 +625,7 @@ impl World {
             }
         }
         self.stats.stalls += 1;
+        self.stats.struck.strike(Fault::Stall);
         let next = self.now + self.prng.u64(..self.profile.stall_every_ns * 2);
         self.schedule(next, What::Stall);
     }
@@ -481,11 +637,19 @@ impl World {
         }
         let next = self.now + self.prng.u64(..self.profile.crash_every_ns * 2);
         self.schedule(next, What::Crash);
+        if self.prng.f64() < self.profile.aimed {
+            return self.aim();
+        }
         let node = NodeId(self.prng.u16(..self.nodes.len() as u16));
-        let stage = *pick(&mut self.prng, &[Stage::Executed, Stage::Submitted, Stage::Sending]);
-        let crash = *pick(&mut self.prng, &[Crash::PowerCut, Crash::ProcessKill]);
+        self.doom(node);
+    }
+
+    /// The node dies in its next turn, if that is to be borne.
+    pub(super) fn doom(&mut self, node: NodeId) {
+        let death = Death::draw(&mut self.prng);
         if self.is_up(node) && self.may_die(false) {
-            self.nodes[usize::from(node.0)].dying = Some(Death { stage, crash });
+            self.nodes[usize::from(node.0)].dying = Some(death);
+            self.stats.struck.strike(Fault::Crash);
         }
     }
 
@@ -497,6 +661,7 @@ impl World {
         self.schedule(next, What::Power);
         for node in (0..self.nodes.len() as u16).map(NodeId) {
             if self.is_up(node) && self.may_die(true) {
+                self.stats.struck.strike(Fault::Power);
                 self.crash(node, Crash::PowerCut);
             }
         }
@@ -504,7 +669,7 @@ impl World {
 
     /// Where memory counts, a minority may lose it at a time: a replica that has not yet got back what it
     /// forgot is of that minority.
-    fn may_die(&self, with_others: bool) -> bool {
+    pub(super) fn may_die(&self, with_others: bool) -> bool {
         let whole =
             |core: &SimCore| core.is_up() && core.core.replicas().iter().all(|r| !r.stream.is_forgetful());
         let dying = self.nodes.iter().any(|node| node.dying.is_some());
@@ -512,42 +677,45 @@ impl World {
         self.config.durability == Durability::QuorumDisk || alone
     }
 
-    fn is_up(&self, node: NodeId) -> bool {
+    pub(super) fn is_up(&self, node: NodeId) -> bool {
         self.cores.iter().any(|core| core.me.node == node && core.is_up())
     }
 
     /// The node is gone, and with it all that is not on its disk.
-    fn crash(&mut self, node: NodeId, crash: Crash) {
+    pub(super) fn crash(&mut self, node: NodeId, crash: Crash) {
         self.stats.crashes += 1;
-        let now = self.local_time(node);
         let World { cores, prng, now: at, .. } = self;
         for core in cores.iter_mut().filter(|core| core.me.node == node) {
             let Some(disk) = core.disk.take() else { continue };
             core.mends &= core.core.replicas().iter().any(|replica| replica.stream.is_forgetful());
             core.medium = Some(disk.crash(Timestamp(*at), prng, crash));
             core.checkpoints.crash(Timestamp(*at), prng);
-            core.clients.abandon(now);
+            core.clients.set_time(*at);
+            core.clients.abandon();
+            core.log_watch = LogWatch::default();
             core.inbox.clear();
             core.parcels.clear();
             (core.wake_at, core.disk_at) = (u64::MAX, u64::MAX);
         }
         self.nodes[usize::from(node.0)].dying = None;
         self.recorder.borrow_mut().truth.forget(node);
-        let after = self.prng.u64(..self.profile.absence_ns);
+        let hasty = std::mem::take(&mut self.nodes[usize::from(node.0)].hasty);
+        let most = if hasty { HASTE_NS } else { self.profile.absence_ns };
+        let after = self.prng.u64(..most);
         self.schedule(self.now + after, What::Restart { node });
     }
 
     fn restart(&mut self, node: NodeId) -> Result<(), String> {
-        let skew_ns = self.profile.skew_ns as i64;
-        let skew_ns = self.prng.i64(-skew_ns..=skew_ns);
+        self.start_clock(node);
         let described = &mut self.nodes[usize::from(node.0)];
-        described.skew_ns = skew_ns;
         described.incarnation += 1;
+        described.turns = 0;
         described.board = SimBoard::new(self.config.partition_count(), self.config.shards.len());
+        self.aim_again(node);
+        self.find_lies(node)?;
         self.rot(node)?;
         for at in 0..self.cores.len() {
             if self.cores[at].me.node == node && !self.cores[at].is_up() {
-                self.cores[at].clients.set_skew(skew_ns);
                 self.open_disk(at)?;
                 self.wake_soon(at);
             }
@@ -558,9 +726,7 @@ impl World {
     /// A bit of one of the node's disks has flipped, if no other replica is short of anything: what a minority
     /// loses, the others have. The node finds it, and starts without what it cannot trust.
     fn rot(&mut self, node: NodeId) -> Result<(), String> {
-        let whole = |core: &SimCore| core.me.node == node || core.is_up() && !core.mends;
-        let bearable = self.config.durability == Durability::QuorumDisk && self.cores.iter().all(whole);
-        if !bearable || self.nodes.len() == 1 || self.prng.f64() >= self.profile.rot {
+        if !self.may_lose_disk(node) || self.prng.f64() >= self.profile.rot {
             return Ok(());
         }
         let of_node = |(_, core): &(usize, &SimCore)| core.me.node == node;
@@ -576,23 +742,45 @@ impl World {
             core.mends = true;
         } else if medium.rot(prng).is_some() {
             match medium.owed() {
+                // The crash has torn the other copy of the votes: two faults, of which one is survived.
+                _ if medium.votes().is_none() => *medium = sound,
                 Owed::Everything => {}
                 // The last writes of all: nothing written later bears witness, and nobody could tell.
                 Owed::EndOrDamage(_) => *medium = sound,
-                Owed::Damage => {
-                    let identity = LogIdentity::new("sim", core.me.node, core.me.core);
-                    let options =
-                        SimDiskOptions { identity, write_bytes_max: WRITE_BYTES, faults: DiskFaults::NONE };
-                    if SimDisk::open(medium.clone(), options, &mut |_| {}).is_ok() {
-                        return Err(format!("{:?} opens its damaged log as if nothing were wrong", core.me));
-                    }
-                    medium.wipe_log();
-                    core.mends = true;
-                }
+                Owed::Damage => core.give_up_log()?,
             }
         }
         self.stats.rots += 1;
+        self.stats.struck.strike(Fault::Rot);
         Ok(())
+    }
+
+    /// Lies that were told to the process before: found, unless nothing written later bears witness. Nobody could
+    /// tell those from writes that were never made, and no log can do without the writes that its drive called
+    /// complete; so the drive is held to those.
+    fn find_lies(&mut self, node: NodeId) -> Result<(), String> {
+        for core in self.cores.iter_mut().filter(|core| core.me.node == node) {
+            let Some(medium) = core.medium.as_mut().filter(|medium| medium.has_lied()) else { continue };
+            match medium.owed() {
+                Owed::Everything => {}
+                Owed::EndOrDamage(_) => medium.own_up(),
+                Owed::Damage => {
+                    core.give_up_log()?;
+                    self.stats.lies_found += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The disk of one more node may lose what it holds: no other replica is short of anything, or will be when
+    /// it looks.
+    pub(super) fn may_lose_disk(&self, node: NodeId) -> bool {
+        let lied = |core: &SimCore| core.disk.as_ref().is_some_and(SimDisk::has_lied);
+        let whole = |core: &SimCore| core.me.node == node || core.is_up() && !core.mends && !lied(core);
+        self.config.durability == Durability::QuorumDisk
+            && self.nodes.len() > 1
+            && self.cores.iter().all(whole)
     }
 
     /// Makes a core of what its disk holds.
@@ -635,6 +823,7 @@ impl World {
         let next = self.now + self.prng.u64(..self.profile.ghost_every_ns * 2);
         self.schedule(next, What::Ghost);
         self.stats.ghosts += 1;
+        self.stats.struck.strike(Fault::Ghost);
         super::ghost::haunt(self)
     }
 }
@@ -643,14 +832,36 @@ impl SimCore {
     pub fn is_up(&self) -> bool {
         self.disk.is_some()
     }
+
+    /// Nothing has arrived that its next turn would take in.
+    pub fn is_quiet(&self) -> bool {
+        self.inbox.is_empty() && self.parcels.is_empty()
+    }
+
+    /// The log is damaged: opening it must say so, and the replicas are rebuilt from their peers.
+    fn give_up_log(&mut self) -> Result<(), String> {
+        let Some(medium) = &mut self.medium else { return Ok(()) };
+        let identity = LogIdentity::new("sim", self.me.node, self.me.core);
+        let options = SimDiskOptions { identity, write_bytes_max: WRITE_BYTES, faults: DiskFaults::NONE };
+        if SimDisk::open(medium.clone(), options, &mut |_| {}).is_ok() {
+            return Err(format!("{:?} opens its damaged log as if nothing were wrong", self.me));
+        }
+        medium.wipe_log();
+        self.mends = true;
+        Ok(())
+    }
 }
 
 /// Small, so that a run crosses many segments; large enough for the largest batch a client makes.
 const SEGMENT_BYTES: usize = 128 * KIB;
 /// The most one write carries: a long run takes several, and a crash tears it in between.
 const WRITE_BYTES: usize = 16 * KIB;
-/// Virtual time 0 on every clock, before skew: far enough from 0 for clocks to be behind it.
-pub const EPOCH_NS: u64 = 1_000_000_000_000;
+/// A supervisor starts a node again within this.
+const HASTE_NS: u64 = 50 * MS;
+/// Turns from one look at a log to the next.
+const LOG_LOOKED_AT_EVERY: u64 = 64;
+/// The speed of a clock changes this often.
+const DRIFT_EVERY_NS: u64 = 500 * MS;
 /// What a turn takes.
 const TURN_NS: u64 = 2 * US;
 /// How long an idle core takes to notice that something has arrived, at most.

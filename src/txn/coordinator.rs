@@ -255,7 +255,7 @@ impl<P: Procedure> Coordinator<P> {
         if self.active.get(&id.number).is_some_and(current) {
             self.undo(env, id.number, Some(from), why);
         } else if self.decisions.knows(id) {
-            self.decisions.on_refused(env.now, id.number);
+            self.decisions.on_untold(env.now, id.number, from);
         }
     }
 
@@ -275,7 +275,7 @@ impl<P: Procedure> Coordinator<P> {
                     self.end_run(env, number, Abort::Unavailable);
                 }
             }
-            Ticket::Commit { number } => self.decisions.on_unreachable(number, peer, env.out),
+            Ticket::Commit { number } => self.decisions.on_untold(env.now, number, peer),
             Ticket::None => {}
         }
     }

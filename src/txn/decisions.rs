@@ -1,12 +1,13 @@
 //! What this home has decided and not every participant has acknowledged (DESIGN §4, step 4).
 //!
-//! A decision is told for as long as it takes: again when a participant cannot be reached, and again after
-//! a pause when one refuses to hear it. It is given up where the participant's epoch has closed: what was
+//! A decision is told for as long as it takes: again, after a pause, when a participant cannot be reached or
+//! refuses to hear it. It is given up where the participant's epoch has closed: what was
 //! prepared there is doomed by that end, and what was committed is in the log.
 //!
 //! Invariants:
 //!   1. A decision is remembered until every participant has acknowledged it or its epoch is closed.
-//!   2. Numbers begin anew with every start of a node, so a decision is found by number *and* identifier.
+//!   2. Each participant is asked once at a time: it is told again only when it has been heard to fail.
+//!   3. Numbers begin anew with every start of a node, so a decision is found by number *and* identifier.
 #![forbid(unsafe_code)]
 
 use super::attempt::encode;
@@ -22,8 +23,8 @@ use std::collections::BinaryHeap;
 #[derive(Default)]
 pub(super) struct Decisions {
     by_number: HashMap<u64, Decided, foldhash::fast::FixedState>,
-    /// Decisions that a participant refused to hear, and when they are told again.
-    untold: BinaryHeap<Reverse<(Timestamp, u64)>>,
+    /// Who did not hear which decision, and when it is told again.
+    untold: BinaryHeap<Reverse<(Timestamp, u64, PartitionId)>>,
 }
 
 pub(super) struct Decided {
@@ -76,18 +77,11 @@ impl Decisions {
         }
     }
 
-    /// A participant refused to be told: it is not led from there, or in another epoch. What comes of it
-    /// is known when the end of its epoch is.
-    pub(super) fn on_refused(&mut self, now: Timestamp, number: u64) {
-        self.untold.push(Reverse((now.plus_ns(TELL_AGAIN_NS), number)));
-    }
-
-    /// A peer gave no sign of life: it is told again at once, since the session has waited long enough.
-    pub(super) fn on_unreachable<P>(&self, number: u64, peer: PartitionId, out: &mut Vec<Effect<P>>) {
-        if let Some(decided) = self.by_number.get(&number) {
-            let of_peer = decided.unacknowledged.iter().find(|(partition, _)| *partition == peer);
-            out.extend(of_peer.map(|(to, epoch)| decided.ask(*to, *epoch)));
-        }
+    /// A participant could not be told: it gave no sign of life, or there was no room for one more message to
+    /// it, or it does not lead, or in another epoch. What comes of it then is known when its epoch has ended.
+    /// Told at once, it would find as little room as now.
+    pub(super) fn on_untold(&mut self, now: Timestamp, number: u64, who: PartitionId) {
+        self.untold.push(Reverse((now.plus_ns(TELL_AGAIN_NS), number, who)));
     }
 
     /// Nothing is to be told any more where `is_over` says that the epoch of a participant has closed.
@@ -99,19 +93,20 @@ impl Decisions {
     }
 
     pub(super) fn on_tick<P>(&mut self, now: Timestamp, out: &mut Vec<Effect<P>>) {
-        while let Some(Reverse((due, number))) = self.untold.peek().copied() {
+        while let Some(Reverse((due, number, who))) = self.untold.peek().copied() {
             if due > now {
                 break;
             }
             self.untold.pop();
             if let Some(decided) = self.by_number.get(&number) {
-                out.extend(decided.unacknowledged.iter().map(|(to, epoch)| decided.ask(*to, *epoch)));
+                let waits = decided.unacknowledged.iter().find(|(partition, _)| *partition == who);
+                out.extend(waits.map(|(to, epoch)| decided.ask(*to, *epoch)));
             }
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        self.untold.peek().map(|Reverse((due, _))| *due)
+        self.untold.peek().map(|Reverse((due, ..))| *due)
     }
 
     fn get(&self, id: TxnId) -> Option<&Decided> {
@@ -133,5 +128,5 @@ impl Decided {
     }
 }
 
-/// A decision refused by who does not lead is told again after this long: a tenth of a usual outage.
+/// A decision that was not heard is told again after this long: a tenth of a usual outage.
 const TELL_AGAIN_NS: u64 = 100 * MS;

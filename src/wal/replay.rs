@@ -21,6 +21,7 @@ use super::record::{self, RECORD_HEADER_BYTES, RecordView};
 use super::run::{RUN_HEADER_BYTES, RunHeader, padded};
 use super::segment::{LogIdentity, SegmentHeader, position, start_of};
 use crate::bounds::WAL_BLOCK_BYTES;
+use crate::rules::{self, Rule};
 use crate::types::Lsn;
 
 pub struct Replay {
@@ -264,7 +265,7 @@ impl Replay {
                 offset += WAL_BLOCK_BYTES;
                 continue;
             };
-            if run.settled > self.end {
+            if run.settled > self.end && rules::on(Rule::StopAtDamage) {
                 let gap = Damage { segment: number, offset: offset as u64, why: Why::Gap };
                 return Err(self.stop.unwrap_or(gap));
             }

@@ -40,6 +40,7 @@ use crate::bounds::{
     CHECKPOINT_FAILED_NS, CHECKPOINT_READ_BYTES_MAX, CHECKPOINT_READ_NS_MAX, CHECKPOINT_READ_PAUSE_NS,
     CHECKPOINT_READS_MAX, CHECKPOINT_RETRY_NS,
 };
+use crate::rules::{self, Rule};
 use crate::txn::Procedure;
 use crate::types::{Endpoint, Lsn, NodeId, PartitionId, Slot, Stamp, Timestamp, Watermark};
 use crate::wire::Message;
@@ -228,7 +229,7 @@ impl<P: Procedure> Core<P> {
     fn cut_log(&mut self, ports: &mut Ports<'_>) {
         let logs = || self.replicas.iter().map(|replica| &replica.archive.logged);
         let needed = logs().filter_map(Logged::first_needed).min();
-        let below = match needed {
+        let below = match needed.filter(|_| rules::on(Rule::CutBehindCheckpoint)) {
             Some(needed) => Lsn(needed.0.saturating_sub(1)),
             None => logs().map(Logged::last).max().unwrap_or_default(),
         };
@@ -405,6 +406,8 @@ impl<P: Procedure> Core<P> {
         if news {
             self.sweep(now);
             shards.into_iter().for_each(|shard| self.end_reign(now, shard));
+            // They hear of facts from whoever learns them first here: told again by a peer, they would be no news.
+            self.pass_facts_on(now, &loaded.header.closed);
         }
         self.stats_mut().checkpoints_received += 1;
         let replica = &mut self.replicas[at];

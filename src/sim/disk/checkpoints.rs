@@ -26,6 +26,8 @@ pub struct SimCheckpoints {
     reads: Vec<Reading>,
     /// Counts reads, so that two of one instant keep their order.
     reads_begun: u64,
+    /// When the last one was begun.
+    read_at: Option<Timestamp>,
 }
 
 /// Which of the two checkpoints under way.
@@ -75,7 +77,7 @@ pub enum CheckpointEvent {
 impl SimCheckpoints {
     pub fn new(faults: CheckpointFaults) -> SimCheckpoints {
         let (committed, reads) = (BTreeMap::new(), Vec::new());
-        SimCheckpoints { faults, committed, drafts: [None, None], reads, reads_begun: 0 }
+        SimCheckpoints { faults, committed, drafts: [None, None], reads, reads_begun: 0, read_at: None }
     }
 
     pub fn begin(&mut self, draft: Draft, partition: PartitionId) {
@@ -104,6 +106,7 @@ impl SimCheckpoints {
     pub fn read(&mut self, piece: Piece, ticket: u64, now: Timestamp, prng: &mut Prng) {
         let (least, most) = self.faults.read_ns;
         self.reads_begun += 1;
+        self.read_at = Some(now);
         let due = now.plus_ns(prng.u64(least..=most));
         self.reads.push(Reading { due, order: self.reads_begun, piece, ticket });
     }
@@ -128,6 +131,20 @@ impl SimCheckpoints {
     pub fn next_due(&self) -> Option<Timestamp> {
         let commits = [Draft::Own, Draft::Received].into_iter().filter_map(|draft| self.commit_of(draft));
         commits.map(|commit| commit.due).chain(self.reads.iter().map(|read| read.due)).min()
+    }
+
+    /// When a peer last read of one.
+    pub fn read_at(&self) -> Option<Timestamp> {
+        self.read_at
+    }
+
+    pub fn is_writing(&self, draft: Draft) -> bool {
+        self.drafts[draft as usize].is_some()
+    }
+
+    /// Of all that is committed.
+    pub fn committed_bytes(&self) -> u64 {
+        self.committed.values().map(|bytes| bytes.len() as u64).sum()
     }
 
     /// What a start of the core loads.

@@ -81,6 +81,13 @@ pub(super) fn happens(prng: &mut Prng, chance: f64) -> bool {
     chance > 0.0 && prng.f64() < chance
 }
 
+/// Told about one write, on demand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lie {
+    Lost,
+    Misdirected,
+}
+
 /// What becomes of one write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {

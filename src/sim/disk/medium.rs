@@ -36,6 +36,8 @@ pub struct Medium {
     late: Vec<Late>,
     /// All writes below were said to be complete.
     completed: Lsn,
+    /// What lies have kept from being there: block by block.
+    truth: Vec<Late>,
 }
 
 /// What opening a medium must come to, known from what was done to it.
@@ -69,6 +71,7 @@ impl Medium {
             slots: [blank(), blank()],
             late: Vec::new(),
             completed: Lsn(0),
+            truth: Vec::new(),
         }
     }
 
@@ -93,7 +96,22 @@ impl Medium {
         self.segments.clear();
         self.retired.clear();
         self.late.clear();
+        self.truth.clear();
         self.completed = Lsn(0);
+    }
+
+    pub fn has_lied(&self) -> bool {
+        !self.truth.is_empty()
+    }
+
+    /// The drive does what it said it had done.
+    pub fn own_up(&mut self) {
+        for Late { segment, block, bytes } in mem::take(&mut self.truth) {
+            let place = self.segments.get_mut(&segment).filter(|place| place.injured.contains(&block));
+            if let Some(place) = place {
+                place.land_block(block, &bytes, Landing::Whole);
+            }
+        }
     }
 
     /// What opening must come to. Of the log only: votes are owed whatever it comes to.
@@ -187,6 +205,25 @@ impl Medium {
         }
     }
 
+    /// A write that is about not to land is to be known by `own_up`.
+    pub(super) fn remember(&mut self, segment: u64, block: usize, bytes: &[u8]) {
+        for (block, bytes) in (block..).zip(bytes.chunks_exact(WAL_BLOCK_BYTES)) {
+            self.truth.push(Late { segment, block, bytes: bytes.into() });
+        }
+    }
+
+    /// A write that was meant for elsewhere lands from `block` on, as far as the segment goes. The place may
+    /// have been truncated meanwhile.
+    pub(super) fn overwrite(&mut self, number: u64, block: usize, stray: &[u8]) {
+        let Some(segment) = self.segments.get(&number) else { return };
+        let end = segment.bytes.len().min(block * WAL_BLOCK_BYTES + stray.len());
+        let before = segment.bytes[block * WAL_BLOCK_BYTES..end].to_vec();
+        self.remember(number, block, &before);
+        if let Some(segment) = self.segments.get_mut(&number) {
+            segment.overwrite(block, stray);
+        }
+    }
+
     /// What an earlier process left on its way has landed meanwhile or never will. A segment that was removed
     /// takes it along.
     pub(super) fn land_late(&mut self, prng: &mut Prng) {
@@ -210,6 +247,7 @@ impl Medium {
 
     /// Removes what lies behind the end that was recovered, and marks in the account what did not survive.
     pub(super) fn settle(&mut self, last: u64, end: Lsn) {
+        self.truth.clear();
         self.segments.retain(|number, _| *number <= last);
         for (number, segment) in &mut self.segments {
             for run in &mut segment.runs {
@@ -342,8 +380,7 @@ impl Segment {
         }
     }
 
-    /// A write that was meant for elsewhere lands from `block` on, as far as the segment goes.
-    pub(super) fn overwrite(&mut self, block: usize, stray: &[u8]) {
+    fn overwrite(&mut self, block: usize, stray: &[u8]) {
         let blocks = self.blocks();
         for (at, new) in (block..blocks).zip(stray.chunks_exact(WAL_BLOCK_BYTES)) {
             let place = &mut self.bytes[at * WAL_BLOCK_BYTES..][..WAL_BLOCK_BYTES];

@@ -36,7 +36,7 @@ mod medium;
 mod votes;
 
 pub use checkpoints::{CheckpointEvent, CheckpointFaults, CheckpointPort, Draft, Piece, SimCheckpoints};
-pub use faults::{Crash, DiskFailure, DiskFaults, Hardships, Lies, STUCK_NS};
+pub use faults::{Crash, DiskFailure, DiskFaults, Hardships, Lie, Lies, STUCK_NS};
 pub use medium::{Medium, Owed, Rot};
 pub use votes::VoteTable;
 
@@ -65,6 +65,8 @@ pub struct SimDisk {
     newest: u64,
     /// No segment can be made before.
     full_until: Option<Timestamp>,
+    /// Of the next write, this is told.
+    lie: Option<Lie>,
     failed: bool,
 }
 
@@ -145,6 +147,7 @@ impl SimDisk {
             writing: first,
             newest,
             full_until: None,
+            lie: None,
             failed: false,
         };
         Ok(Opened { disk, end, votes })
@@ -264,9 +267,39 @@ impl SimDisk {
         self.full_until = self.full_until.max(Some(until));
     }
 
+    /// The next write of the log completes, and is not where it should be.
+    pub fn lie_once(&mut self, lie: Lie) {
+        self.lie = Some(lie);
+    }
+
+    /// What the drive holds is not what it said, or will not be.
+    pub fn has_lied(&self) -> bool {
+        let under_way = || self.flights.iter().any(|flight| flight.fate.is_lie());
+        self.lie.is_some() || self.medium.has_lied() || under_way()
+    }
+
+    /// No segment can be made.
+    pub fn is_full(&self) -> bool {
+        self.full_until.is_some()
+    }
+
+    /// More than this, and a checkpoint is due.
+    pub fn log_bytes_due(&self) -> u64 {
+        SEGMENTS_BEFORE_CHECKPOINT * self.medium.segment_bytes() as u64
+    }
+
     /// Bytes from the oldest segment to the open end.
     pub fn log_bytes(&self) -> u64 {
         self.wal.appended().0 - self.oldest * self.medium.segment_bytes() as u64
+    }
+
+    pub fn segment_bytes(&self) -> u64 {
+        self.medium.segment_bytes() as u64
+    }
+
+    /// The first position of the oldest segment, and the open end.
+    pub fn ends(&self) -> (u64, u64) {
+        (self.oldest * self.medium.segment_bytes() as u64, self.wal.appended().0)
     }
 
     pub fn appended(&self) -> Lsn {
@@ -280,7 +313,14 @@ impl SimDisk {
 
     fn begin_write(&mut self, now: Timestamp, prng: &mut Prng) {
         let segment_bytes = self.medium.segment_bytes();
-        let (due, fate) = self.options.faults.draw(now, prng);
+        let (due, mut fate) = self.options.faults.draw(now, prng);
+        if fate == Fate::Lands {
+            match self.lie.take() {
+                Some(Lie::Lost) => fate = Fate::Lost,
+                Some(Lie::Misdirected) => fate = Fate::Misdirected,
+                None => {}
+            }
+        }
         let write = self.wal.next_write(self.options.write_bytes_max).expect("a segment was asked for");
         let mut bytes = self.buffers.pop().unwrap_or_default();
         bytes.clear();
@@ -351,6 +391,7 @@ impl SimDisk {
     fn lie(&mut self, at: usize) {
         let flight = &mut self.flights[at];
         flight.done = true;
+        self.medium.remember(flight.segment, flight.block, &flight.bytes);
         flight.end(&mut self.medium, &mut || Landing::Nothing);
         flight.stray(&mut self.medium);
     }
@@ -379,8 +420,7 @@ impl Log for SimDisk {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.full_until.is_some()
-            || self.log_bytes() > SEGMENTS_BEFORE_CHECKPOINT * self.medium.segment_bytes() as u64
+        self.full_until.is_some() || self.log_bytes() > self.log_bytes_due()
     }
 }
 
@@ -406,9 +446,7 @@ impl Flight {
     /// The place may have been truncated meanwhile.
     fn stray(&self, medium: &mut Medium) {
         let Some((number, block)) = self.stray else { return };
-        if let Some(segment) = medium.segments.get_mut(&number) {
-            segment.overwrite(block, &self.bytes);
-        }
+        medium.overwrite(number, block, &self.bytes);
     }
 }
 

@@ -4,12 +4,17 @@
 //!
 //! Invariants it checks:
 //!   1. One value per slot; nothing is learned that a majority has not accepted under one ballot.
-//!   2. Within the unbroken run of an epoch, no entry stands at or below an earlier promise, and promises
+//!   2. No promise is taken back, and none is counted before it is on disk.
+//!   3. What a replica knows for good to be chosen it knows again after a restart; and one that has forgotten what it
+//!      accepted votes again only once it has got back all it accepted from
+//!      the leader it follows.
+//!   4. Within the unbroken run of an epoch, no entry stands at or below an earlier promise, and promises
 //!      never fall.
 #![forbid(unsafe_code)]
 
 use crate::config::Durability;
 use crate::partition::Replica;
+use crate::paxos::Role;
 use crate::txn::Procedure;
 use crate::types::{Ballot, Epoch, PartitionId, Slot, Timestamp, Watermark};
 use crate::wire::{BatchKind, BatchView, EntryView};
@@ -27,14 +32,24 @@ pub struct StreamTruth {
     compared: Vec<u64>,
     /// By replica: its own log held every slot below at some time.
     logged: Vec<u64>,
+    /// By replica: the highest promise that its log ever held. Monotone.
+    promised: Vec<Ballot>,
+    /// By replica: the highest ballot under which it accepted anything, and one above the highest slot of that.
+    accepted: Vec<(Ballot, u64)>,
+    /// By replica: every slot below it knew for good to be chosen.
+    known: Vec<Slot>,
+    /// By replica: it did not vote when it was last looked at.
+    forgetful: Vec<bool>,
+    /// The highest ballot that was seen to lead. Monotone.
+    led: Ballot,
     /// Whose run the last slot looked at belongs to.
     current: Option<Epoch>,
     /// Of each epoch's run: the slots and their promises, ascending.
     runs: BTreeMap<Epoch, Vec<(usize, Timestamp)>>,
     /// Final watermarks that the stream tells.
     pub facts: BTreeMap<Epoch, Timestamp>,
-    /// Epochs whose facts it tells.
-    pub opened: u64,
+    /// Epochs whose facts it tells, in the order in which it does.
+    pub opened: Vec<Epoch>,
 }
 
 #[derive(Default)]
@@ -54,10 +69,15 @@ impl StreamTruth {
             chosen_end: 0,
             compared: vec![0; replicas],
             logged: vec![0; replicas],
+            promised: vec![Ballot::default(); replicas],
+            accepted: vec![Default::default(); replicas],
+            known: vec![Slot(0); replicas],
+            forgetful: vec![false; replicas],
+            led: Ballot::default(),
             current: None,
             runs: BTreeMap::new(),
             facts: BTreeMap::new(),
-            opened: 0,
+            opened: Vec::new(),
         }
     }
 
@@ -68,6 +88,8 @@ impl StreamTruth {
 
     pub fn observe<P: Procedure>(&mut self, me: usize, seen: &Replica<P>) -> Result<(), String> {
         self.logged[me] = self.logged[me].max(seen.stream.persisted_end().0);
+        self.check_promises(me, seen).map_err(|why| format!("{:?}: {why}", self.partition))?;
+        self.check_return(me, seen).map_err(|why| format!("{:?}: {why}", self.partition))?;
         self.count_votes(me, seen)?;
         self.compare(me, seen)?;
         while self.slots.get(self.chosen_end).is_some_and(|slot| slot.chosen.is_some()) {
@@ -88,8 +110,53 @@ impl StreamTruth {
         run[..within].last().map(|(_, promise)| *promise).unwrap_or_default()
     }
 
+    /// The seal of the epoch is chosen, and in its place.
+    pub fn is_sealed_by(&self, epoch: Epoch) -> bool {
+        self.runs.contains_key(&epoch)
+    }
+
     pub fn epochs(&self) -> impl Iterator<Item = Epoch> + '_ {
         self.runs.keys().copied()
+    }
+
+    fn check_promises<P: Procedure>(&mut self, me: usize, seen: &Replica<P>) -> Result<(), String> {
+        let (now, before) = (seen.stream.promised(), self.promised[me]);
+        if now < before {
+            return Err(format!("replica {me} has promised {before:?} on disk, and knows of {now:?} only"));
+        }
+        self.promised[me] = before.max(seen.stream.promised_durably());
+        let ballot = seen.stream.leader();
+        if seen.stream.role() == Role::Leader && ballot > self.led {
+            self.led = ballot;
+            let votes = self.promised.iter().filter(|promised| **promised >= ballot).count();
+            if 2 * votes <= self.replicas {
+                return Err(format!("{ballot:?} leads on {votes} promises that are on disk"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_return<P: Procedure>(&mut self, me: usize, seen: &Replica<P>) -> Result<(), String> {
+        let stream = &seen.stream;
+        let (known, end) = (self.known[me], stream.chosen_end());
+        let counts = self.durability == Durability::QuorumDisk && !stream.is_forgetful();
+        if counts && end < known {
+            return Err(format!(
+                "replica {me} knew slots to be chosen up to {known:?}, and now up to {end:?}"
+            ));
+        }
+        self.known[me] = known.max(stream.known_for_good());
+        let was_forgetful = std::mem::replace(&mut self.forgetful[me], stream.is_forgetful());
+        let (ballot, end) = self.accepted[me];
+        if was_forgetful && !stream.is_forgetful() && stream.leader() == ballot {
+            let held = |slot: &u64| stream.accepted(Slot(*slot)).is_some_and(|(under, _)| under == ballot);
+            if let Some(lost) = (stream.chosen_end().0..end).find(|slot| !held(slot)) {
+                return Err(format!(
+                    "replica {me} votes again, and has accepted slot {lost} under {ballot:?}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn count_votes<P: Procedure>(&mut self, me: usize, seen: &Replica<P>) -> Result<(), String> {
@@ -104,6 +171,8 @@ impl StreamTruth {
             let slot = Slot(at as u64);
             let counts = self.durability != Durability::QuorumDisk || seen.stream.is_persisted(slot);
             let Some((ballot, batch)) = seen.stream.accepted(slot).filter(|_| counts) else { continue };
+            let last = &mut self.accepted[me];
+            *last = (*last).max((ballot, slot.0 + 1));
             self.slots[at]
                 .vote(me, ballot, batch, self.replicas / 2 + 1)
                 .map_err(|why| format!("{:?} slot {at}: {why}", self.partition))?;
@@ -151,7 +220,9 @@ impl StreamTruth {
         self.chosen_end += 1;
         let view = BatchView::parse(&batch).map_err(|error| format!("{partition:?} slot {slot}: {error}"))?;
         let promised = Watermark { epoch: view.epoch(), timestamp: view.promise() };
-        self.opened += u64::from(view.kind() == BatchKind::Facts);
+        if view.kind() == BatchKind::Facts {
+            self.opened.push(view.epoch());
+        }
         for (epoch, end) in view.facts() {
             if *self.facts.entry(epoch).or_insert(end) != end {
                 return Err(format!("{partition:?} slot {slot}: {epoch:?} closed at two timestamps"));

@@ -207,3 +207,46 @@ fn one_seed_is_one_medium() {
     assert!((0..20).all(|seed| run(seed) == run(seed)));
     assert!(run(1) != run(2));
 }
+
+/// A lie that nobody finds, and that nobody is told of, would be a replica that forgets what it has voted for. Each is
+/// found, unless it was the last word; and the drive that is held to that has everything it said it had.
+#[test]
+fn a_lie_is_found_by_what_was_written_later_or_owned_up_to() {
+    let (mut found, mut owned_up) = (0, 0);
+    for seed in 0..400 {
+        let mut story = Story::new(seed, DiskFaults::NONE);
+        let lie = if seed % 2 == 0 { Lie::Lost } else { Lie::Misdirected };
+        let before = story.prng.u32(1..5);
+        let after = story.prng.u32(0..3);
+        for round in 0..before + 1 + after {
+            if round == before {
+                assert!(!story.disk.has_lied());
+                story.disk.lie_once(lie);
+            }
+            let bytes = story.prng.usize(1..9_000);
+            story.append(RecordKind::Accept, round + 1, bytes);
+            story.settle();
+        }
+        assert!(story.disk.has_lied());
+        let mut medium = story.crash(Crash::PowerCut);
+        assert!(medium.has_lied());
+        match medium.owed() {
+            Owed::Damage => {
+                assert!(
+                    SimDisk::open(medium, options(DiskFaults::NONE), &mut |_| {}).is_err(),
+                    "seed {seed}"
+                );
+                found += 1;
+                continue;
+            }
+            Owed::EndOrDamage(_) => owned_up += 1,
+            Owed::Everything => {}
+        }
+        medium.own_up();
+        assert_eq!(medium.owed(), Owed::Everything, "seed {seed}");
+        let (story, _, records) = Story::on(medium, seed, DiskFaults::NONE);
+        assert_eq!(records as u32, before + 1 + after, "seed {seed}");
+        assert!(!story.disk.has_lied());
+    }
+    assert!(found > 50 && owned_up > 50, "{found} found, {owned_up} owned up");
+}
