@@ -311,18 +311,25 @@ fn a_decision_is_remembered_until_every_participant_has_acknowledged_it() {
     assert!(!committed(&home) && home.coordinator.is_idle());
 }
 
-/// The decision was not replicated: nobody else would tell it.
+/// The decision was not replicated: nobody else would tell it. Told again at once, to a peer whose queue is full,
+/// it would fail again at once, for ever.
 #[test]
-fn a_commit_that_did_not_arrive_is_told_again_to_who_has_not_acknowledged() {
+fn a_commit_that_did_not_arrive_is_told_again_after_a_pause_to_who_has_not_acknowledged() {
     let mut home = Home::new();
     let id = home.decided();
     let ticket = Ticket::Commit { number: id.number };
     for _ in 0..3 {
         home.with(|coordinator, env| coordinator.on_unreachable(env, ticket, NEXT));
+        assert!(home.said().is_empty());
+        home.now = home.coordinator.deadline().expect("it is told again some time");
+        home.with(|coordinator, env| coordinator.on_tick(env));
         assert_eq!(home.said(), ["Commit 3"]);
+        assert_eq!(home.coordinator.deadline(), None, "once at a time");
     }
-    home.coordinator.on_done(id, NEXT);
     home.with(|coordinator, env| coordinator.on_unreachable(env, ticket, NEXT));
+    home.coordinator.on_done(id, NEXT);
+    home.now = home.coordinator.deadline().expect("nobody has looked at it since");
+    home.with(|coordinator, env| coordinator.on_tick(env));
     assert!(home.said().is_empty());
 }
 
