@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 use super::attic::{OldAnswer, OldFrame};
+use super::clocks::CLOCK_OFF_NS_MAX;
 use super::disk::Lie;
 use super::faults::{Fault, pick};
 use super::world::{SimCore, What, World};
 use crate::bounds::{MS, SECOND};
+use crate::config::Durability;
 use crate::partition::{Replica, cluster_hash};
 use crate::paxos::{Rejoined, Role};
 use crate::rpc::Rpc;
@@ -42,11 +44,18 @@ impl World {
     }
 
     /// A wall clock is set, and the node may be started anew at once.
+    ///
+    /// Where memory counts, by no more than peers bear. Another start puts right what they do not, and there only
+    /// a minority may be started anew at a time; but while they refuse what a leader says, nothing that rests on it
+    /// is settled, and whoever has forgotten is not taught.
     pub(super) fn jump(&mut self) {
         if self.profile.jump_every_ns == 0 {
             return;
         }
-        let (node, most) = (self.draw_node(), self.profile.jump_ns as i64);
+        let forgets = self.config.durability != Durability::QuorumDisk;
+        let jump_ns =
+            if forgets { self.profile.jump_ns.min(CLOCK_OFF_NS_MAX / 2) } else { self.profile.jump_ns };
+        let (node, most) = (self.draw_node(), jump_ns as i64);
         self.nodes[usize::from(node.0)].clock.set_wall(self.prng.i64(-most..=most));
         if self.prng.bool() {
             self.doom(node);

@@ -200,9 +200,28 @@ fn unrest(world: &World) -> String {
             .flat_map(|core| core.core.replicas())
             .filter_map(unrest_of),
     );
+    parts.push(knowledge(world));
     if !same_ends(world) {
         parts.push("not led, or learned to different ends".to_string());
         parts.push(places(world));
+    }
+    parts.join("; ")
+}
+
+/// What every core knows of the shards, and what its own streams say.
+fn knowledge(world: &World) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for core in world.cores.iter().filter(|core| core.is_up()) {
+        let known = core.core.knowledge();
+        let vector: Vec<_> = known.vector().iter().collect();
+        let closed: Vec<_> = known.closed().iter().collect();
+        let marks: Vec<_> = core
+            .core
+            .replicas()
+            .iter()
+            .map(|replica| (replica.id, replica.mark(), replica.applied()))
+            .collect();
+        parts.push(format!("{:?} knows {vector:?}, closed {closed:?}, marks {marks:?}", core.me));
     }
     parts.join("; ")
 }
