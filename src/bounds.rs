@@ -106,6 +106,14 @@ pub const RETAINED_BYTES_MAX: usize = 512 * MIB;
 /// Slots one catch-up reply carries, and its bytes.
 pub const FETCH_SLOTS_MAX: usize = 64;
 pub const FETCH_BYTES_MAX: usize = MIB;
+/// Slots that a replica far behind fetches for each that its busy leader chooses meanwhile.
+pub const CATCH_UP_SHARE: u64 = 2;
+/// But so many that it takes no longer than this.
+pub const CATCH_UP_SECONDS_MAX: u64 = 60;
+/// A leader that chooses fewer per second is not held up by a replica that fetches as fast as it can: twice what no-ops
+/// alone come to.
+pub const CATCH_UP_SLOTS_IDLE: u64 = 2 * SECOND / HEARTBEAT_INTERVAL_NS;
+pub const CATCH_UP_WINDOW_NS: u64 = 100 * MS;
 /// An idle stream proposes a no-op, and a leader makes itself heard, this often.
 pub const HEARTBEAT_INTERVAL_NS: u64 = 100 * MS;
 /// A candidate without promises, a leader without votes and a follower with a gap ask again this

@@ -343,7 +343,8 @@ impl<P: Procedure> Replica<P> {
     /// When `propose` next has something to do though nothing happens.
     pub fn deadline(&self) -> Option<Timestamp> {
         if !self.open {
-            return Some(self.resend_at);
+            let catch_up = self.stream.catch_up_deadline();
+            return Some(catch_up.map_or(self.resend_at, |at| at.min(self.resend_at)));
         }
         let heartbeat = self.proposed_at.plus_ns(HEARTBEAT_INTERVAL_NS).min(self.resend_at);
         let store = self.store.borrow();
@@ -382,6 +383,7 @@ impl<P: Procedure> Replica<P> {
             self.resend_at = now.plus_ns(RESEND_INTERVAL_NS);
             self.stream.resend(&mut self.effects);
         }
+        self.stream.catch_up(now, &mut self.effects);
         self.stream.announce(&mut self.effects);
         self.stream.retain();
         if self.archive.delivered.is_full() {

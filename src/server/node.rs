@@ -1,6 +1,7 @@
 //! One node: what it needs of the machine and of its disks, claimed before it runs; and its threads.
 #![forbid(unsafe_code)]
 
+use super::background::Background;
 use super::directory::{NodeDirectory, Rebuild, Start, of_core};
 use super::{CoreReport, Make, News, StartError, StopError};
 use crate::bounds::WAL_SEGMENT_BYTES_VOTES;
@@ -274,7 +275,10 @@ struct Recovered {
 /// because what it held is the core's; and before that is pinned, because the log has a thread of its own,
 /// which would be pinned with it.
 fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>) -> Option<Recovered> {
-    let (said, recovered) = match open_log(config, me, rebuilds) {
+    let background = Background::begin();
+    let opened_log = open_log(config, me, rebuilds);
+    drop(background);
+    let (said, recovered) = match opened_log {
         Ok((recovered, notices)) => (Ok(notices), Some(recovered)),
         Err(source) => (Err(failure(config, me, source)), None),
     };
