@@ -255,28 +255,34 @@ pub const WAN_FRAMES_MAX: usize = 65_536;
 // ---- Wal and disk ---------------------------------------------------------------------------
 /// Every write to the log is a multiple of this and begins at one: what O_DIRECT asks of us.
 pub const WAL_BLOCK_BYTES: usize = 4 * KIB;
-/// One preallocated file of the log. Filling it with zeros ahead of use takes about 50 ms.
+/// One preallocated file of the log, at most. Filling it with zeros ahead of use takes about 50 ms.
 pub const WAL_SEGMENT_BYTES: usize = 64 * MIB;
+/// And at least: the largest record takes little more than half of it.
+pub const WAL_SEGMENT_BYTES_MIN: usize = 8 * MIB;
+/// A log is made of at least so many segments, where they are large enough: three of them are there whatever it
+/// holds (the one being written, the next, and one to be used again).
+pub const WAL_SEGMENTS_PER_LOG: u64 = 8;
 /// The most one write carries; one registered buffer. Larger records take several writes.
 pub const WAL_WRITE_BYTES_MAX: usize = MIB;
 /// Writes in flight per core: where the throughput of one log levels off on the drives we measured.
 pub const WAL_WRITES_MAX: usize = 8;
 /// Appended and not yet handed to the kernel. Past it a core takes in nothing that needs the log.
 pub const WAL_BACKLOG_BYTES_MAX: usize = 64 * MIB;
-/// Log of one core before a checkpoint is due that lets its oldest segments go: some minutes at full load, and
-/// replayed in as many seconds.
+/// Files of one core's log before a checkpoint is due that lets the oldest go: some minutes at full load, and
+/// replayed in as many seconds. As much again may be appended until it is done.
 pub const LOG_BYTES: u64 = 4 << 30;
-/// What an operator may set that to. Below a few segments checkpoints follow each other as fast as they may, and
-/// let nothing go: for tests.
-pub const LOG_BYTES_MIN: u64 = MIB as u64;
+/// What an operator may set that to. At the least, checkpoints follow each other as fast as they may: for tests.
+pub const LOG_BYTES_MIN: u64 = 2 * WAL_SEGMENT_BYTES_MIN as u64;
 pub const LOG_BYTES_MAX: u64 = 1 << 40;
 
 const _: () = assert!(WAL_SEGMENT_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_WRITE_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
 // The segment's own block, and one for the headers of the run and the record.
-const _: () = assert!(BATCH_BYTES_MAX + 2 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES);
+const _: () = assert!(BATCH_BYTES_MAX + 2 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES_MIN);
+const _: () = assert!(WAL_SEGMENT_BYTES_MIN.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(BATCH_BYTES_MAX <= WAL_BACKLOG_BYTES_MAX);
-const _: () = assert!(WAL_WRITE_BYTES_MAX <= WAL_SEGMENT_BYTES);
+const _: () =
+    assert!(WAL_WRITE_BYTES_MAX <= WAL_SEGMENT_BYTES_MIN && WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES);
 const _: () = assert!(LOG_BYTES_MIN <= LOG_BYTES && LOG_BYTES <= LOG_BYTES_MAX);
 
 // ---- Cores of one node ----------------------------------------------------------------------
@@ -337,8 +343,9 @@ pub const CHECKPOINT_RETRY_NS: u64 = SECOND;
 /// Stretches of delivered slots that a replica tells apart. More make the slot from which a checkpoint's
 /// stream is replayed more exact.
 pub const CHECKPOINT_STRETCHES_MAX: usize = 1_024;
-/// Records of the log that begin this close together are needed or not as one: far less than a segment.
-pub const CHECKPOINT_LOG_STEP_BYTES: u64 = MIB as u64;
+/// Records of the log that begin this close together are needed or not as one: far less than a segment, and 16
+/// bytes of memory for each.
+pub const CHECKPOINT_LOG_STEP_BYTES: u64 = 256 * KIB as u64;
 /// A replica far behind asks for no more than this in a second: half of a gigabit link.
 pub const CHECKPOINT_BYTES_PER_SECOND: u64 = 64 * MIB as u64;
 /// A piece not answered by then is asked for again, and a peer that has none yet is asked again.
@@ -354,6 +361,7 @@ pub const CHECKPOINT_FAILED_NS: u64 = 10 * SECOND;
 pub const CHECKPOINT_READ_PAUSE_NS: u64 = 5 * SECOND;
 pub const CHECKPOINT_READ_NS_MAX: u64 = 600 * SECOND;
 
-const _: () = assert!(CHECKPOINT_LOG_STEP_BYTES < WAL_SEGMENT_BYTES as u64 && CHECKPOINT_STRETCHES_MAX >= 4);
+const _: () =
+    assert!(CHECKPOINT_LOG_STEP_BYTES < WAL_SEGMENT_BYTES_MIN as u64 && CHECKPOINT_STRETCHES_MAX >= 4);
 const _: () = assert!(CHECKPOINT_STEP_NS < CHECKPOINT_WAIT_NS && CHECKPOINT_PATIENCE_NS > CALL_TIMEOUT_NS);
 const _: () = assert!(CHECKPOINT_PIECE_TIMEOUT_NS < CHECKPOINT_READ_PAUSE_NS);

@@ -77,7 +77,7 @@ pub trait Disk {
 /// How large a log is, and whether it can grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogState {
-    /// From the oldest segment to the open end.
+    /// Of all its files: what was written and not let go, what is ready to be written, and what is to be used again.
     pub bytes: u64,
     /// Past this a checkpoint is due. 0 is a log that never needs one.
     pub bytes_max: u64,

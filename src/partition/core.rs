@@ -121,6 +121,7 @@ impl<P: Procedure> Core<P> {
         for (stamp, end) in recovery.closed() {
             knowledge.learn_closed(stamp, end);
         }
+        let checkpoints = Checkpointer::behind(recovery.last());
         Core {
             me,
             replicas: hosted
@@ -144,7 +145,7 @@ impl<P: Procedure> Core<P> {
             fresh_told: 0,
             new_reigns: Vec::new(),
             risen: Vec::new(),
-            checkpoints: Checkpointer::default(),
+            checkpoints,
             prng: Prng::with_seed(seed),
             effects: Vec::new(),
             unlocked: VecDeque::new(),

@@ -289,7 +289,7 @@ fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>
 
 fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered, Vec<String>), DiskError> {
     let identity = identity(config, me);
-    let mut options = DiskOptions { log_bytes_max: config.log_bytes, ..DiskOptions::new(identity) };
+    let mut options = DiskOptions::new(identity, config.log_bytes);
     if config.durability == Durability::Memory {
         options.segment_bytes = WAL_SEGMENT_BYTES_VOTES;
     }

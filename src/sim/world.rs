@@ -350,8 +350,9 @@ impl World {
         let read_ns = checkpoints.read_at().map(|read_at| Timestamp(self.now).since(read_at));
         let is_read = read_ns.is_some_and(|since| since < CHECKPOINT_READ_PAUSE_NS);
         let is_calm = self.now >= *slow_until && bounded::is_calm(now, core, log, is_read);
-        let most = bounded::log_bytes_max(log, checkpoints);
-        log_watch.on_turn(self.now, is_calm, log.ends(), most).map_err(|why| format!("{me:?}: {why}"))
+        let kept_below = |lsn| log.bytes_begun_below(lsn);
+        let watched = log_watch.on_turn(self.now, is_calm, log.appended(), kept_below, log.log_bytes_due());
+        watched.map_err(|why| format!("{me:?}: {why}"))
     }
 
     /// A reign that has just opened here: nobody else holds the lease of its shard, by whatever clock.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::bounds::{KIB, MIB, WAL_BLOCK_BYTES};
+use crate::bounds::{KIB, LOG_BYTES, MIB, WAL_BLOCK_BYTES};
 use crate::types::{Ballot, CoreId, NodeId, PartitionId, Slot};
 use crate::wal::{OwnedRecord, RecordKind, Why};
 
@@ -26,7 +26,8 @@ struct Place {
 
 impl Place {
     fn open(&self, visit: &mut dyn FnMut(RecordView<'_>)) -> Result<Opened, DiskError> {
-        let options = DiskOptions { segment_bytes: self.segment_bytes, ..DiskOptions::new(self.identity) };
+        let options =
+            DiskOptions { segment_bytes: self.segment_bytes, ..DiskOptions::new(self.identity, LOG_BYTES) };
         UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit)
     }
 

@@ -116,6 +116,8 @@ pub(super) struct Checkpointer {
     /// Pieces that are being read for peers.
     reads: VecDeque<Reading>,
     tickets: u64,
+    /// The last record of the lives before this one.
+    recovered: Lsn,
     truncated: Lsn,
 }
 
@@ -126,6 +128,11 @@ struct Reading {
 }
 
 impl Checkpointer {
+    /// Of a core whose log held records up to here when it started.
+    pub fn behind(recovered: Lsn) -> Checkpointer {
+        Checkpointer { recovered, ..Checkpointer::default() }
+    }
+
     pub fn deadline(&self) -> Option<Timestamp> {
         let taking = self.taking.as_ref().map(Taking::deadline);
         let receiving = self.receiving.as_ref().filter(|one| !one.is_committing()).map(Receiving::deadline);
@@ -190,9 +197,14 @@ impl<P: Procedure> Core<P> {
         let needed = self.replicas.iter().enumerate();
         let needed = needed.filter_map(|(at, replica)| Some((replica.archive.logged.first_needed()?, at)));
         let Some((_, at)) = needed.min() else { return };
+        // Not a moment longer than it must: what is appended meanwhile comes on top of the bound.
         let again = self.checkpoints.taken.filter(|(last, _)| *last == at);
-        let rested = again.is_none_or(|(_, when)| now.since(when) >= CHECKPOINT_RETRY_NS);
-        if rested && !self.replicas[at].archive.is_read_by_peer(now) {
+        let rested_at = again.map_or(now, |(_, when)| when.plus_ns(CHECKPOINT_RETRY_NS));
+        if now < rested_at {
+            self.checkpoints.rest_until = rested_at;
+            return;
+        }
+        if !self.replicas[at].archive.is_read_by_peer(now) {
             self.begin_taking(at, now, ports);
         }
         if self.checkpoints.taking.is_none() {
@@ -231,7 +243,8 @@ impl<P: Procedure> Core<P> {
         let needed = logs().filter_map(Logged::first_needed).min();
         let below = match needed.filter(|_| rules::on(Rule::CutBehindCheckpoint)) {
             Some(needed) => Lsn(needed.0.saturating_sub(1)),
-            None => logs().map(Logged::last).max().unwrap_or_default(),
+            // A core that is never asked to vote appends nothing: what earlier lives left goes all the same.
+            None => logs().map(Logged::last).fold(self.checkpoints.recovered, Lsn::max),
         };
         if below > self.checkpoints.truncated {
             self.checkpoints.truncated = below;

@@ -61,6 +61,8 @@ pub struct SimDisk {
     midst_of_run: bool,
     /// The oldest segment that is not truncated, the one that writes go to, and the highest that was made.
     oldest: u64,
+    /// Everything below is to go, as soon as it is durable.
+    unneeded: Lsn,
     writing: u64,
     newest: u64,
     /// No segment can be made before.
@@ -144,6 +146,7 @@ impl SimDisk {
             witnessed: VecDeque::from([(Lsn(0), previous)]),
             midst_of_run: false,
             oldest,
+            unneeded: Lsn(0),
             writing: first,
             newest,
             full_until: None,
@@ -239,6 +242,7 @@ impl SimDisk {
             self.medium.on_completed(self.written);
             self.witnessed.push_back((self.wal.appended(), self.written));
         }
+        self.cut();
         Ok(self.durable())
     }
 
@@ -254,7 +258,12 @@ impl SimDisk {
     /// Deletes the segments all of whose records lie below `below`. The caller holds a checkpoint of them;
     /// the votes in them are held here.
     pub fn truncate(&mut self, below: Lsn) {
-        let below = self.votes.limit_truncation(below.min(self.written));
+        self.unneeded = self.unneeded.max(below);
+        self.cut();
+    }
+
+    fn cut(&mut self) {
+        let below = self.votes.limit_truncation(self.unneeded.min(self.written));
         let keep = segment_of(below, self.medium.segment_bytes());
         while self.oldest < keep {
             self.medium.retire(self.oldest);
@@ -283,23 +292,25 @@ impl SimDisk {
         self.full_until.is_some()
     }
 
-    /// More than this, and a checkpoint is due.
+    /// With this much a checkpoint is due.
     pub fn log_bytes_due(&self) -> u64 {
         SEGMENTS_BEFORE_CHECKPOINT * self.medium.segment_bytes() as u64
     }
 
-    /// Bytes from the oldest segment to the open end.
+    /// Of all segments that the drive holds, the one ahead and one to be used again among them.
     pub fn log_bytes(&self) -> u64 {
-        self.wal.appended().0 - self.oldest * self.medium.segment_bytes() as u64
+        self.bytes_begun_below(Lsn(u64::MAX)) + u64::from(self.medium.has_spare()) * self.segment_bytes()
+    }
+
+    /// Of the segments that begin below `lsn` and were not let go.
+    pub fn bytes_begun_below(&self, lsn: Lsn) -> u64 {
+        let numbers = self.medium.segments.keys();
+        let count = numbers.filter(|number| start_of(**number, self.medium.segment_bytes()) < lsn).count();
+        count as u64 * self.segment_bytes()
     }
 
     pub fn segment_bytes(&self) -> u64 {
         self.medium.segment_bytes() as u64
-    }
-
-    /// The first position of the oldest segment, and the open end.
-    pub fn ends(&self) -> (u64, u64) {
-        (self.oldest * self.medium.segment_bytes() as u64, self.wal.appended().0)
     }
 
     pub fn appended(&self) -> Lsn {
@@ -420,7 +431,7 @@ impl Log for SimDisk {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.full_until.is_some() || self.log_bytes() > self.log_bytes_due()
+        self.full_until.is_some() || self.log_bytes() >= self.log_bytes_due()
     }
 }
 
@@ -465,8 +476,8 @@ fn replay(
     Ok(replay.finish())
 }
 
-/// A log of more segments wants a checkpoint.
-const SEGMENTS_BEFORE_CHECKPOINT: u64 = 4;
+/// A log of so many segments wants a checkpoint.
+const SEGMENTS_BEFORE_CHECKPOINT: u64 = 6;
 /// Segments kept ready beyond the one being written, as on the real disk.
 const SEGMENTS_AHEAD: u64 = 1;
 
