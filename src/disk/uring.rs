@@ -20,12 +20,12 @@ use std::os::fd::RawFd;
 
 use super::directory::CoreDirectory;
 use super::segments::{self, Fresh, Prepared, Preparer, Segments};
-use super::votes::{VOTES_NAME, VoteWriter, VotesFile};
+use super::votes::{Standing, VOTES_NAME, VoteWriter, VotesFile};
 use super::{Disk, DiskError, LogState};
 use crate::bounds::{
     LOG_BYTES, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
 };
-use crate::types::{Lsn, Timestamp};
+use crate::types::{Lsn, PartitionId, Slot, Timestamp};
 use crate::wal::{
     End, LogIdentity, Record, RecordKind, RecordView, Replay, Votes, Wal, segment_of, start_of,
 };
@@ -74,11 +74,21 @@ pub struct DiskOptions {
     pub segment_bytes: usize,
     /// Past this a checkpoint is due; see [`LogState`].
     pub log_bytes_max: u64,
+    /// The committed checkpoints, and where the log goes on behind each.
+    pub checkpoints: Vec<(PartitionId, Slot)>,
+    /// Log and checkpoints were given up: what there is now is all there need be.
+    pub begins_anew: bool,
 }
 
 impl DiskOptions {
     pub fn new(identity: LogIdentity) -> DiskOptions {
-        DiskOptions { identity, segment_bytes: WAL_SEGMENT_BYTES, log_bytes_max: LOG_BYTES }
+        DiskOptions {
+            identity,
+            segment_bytes: WAL_SEGMENT_BYTES,
+            log_bytes_max: LOG_BYTES,
+            checkpoints: Vec::new(),
+            begins_anew: false,
+        }
     }
 }
 
@@ -120,7 +130,7 @@ impl UringDisk {
         options: &DiskOptions,
         visit: &mut dyn FnMut(RecordView<'_>),
     ) -> Result<Opened, DiskError> {
-        let DiskOptions { identity, segment_bytes, log_bytes_max } = *options;
+        let DiskOptions { identity, segment_bytes, log_bytes_max, ref checkpoints, begins_anew } = *options;
         let segments = Segments::new(directory, identity, segment_bytes);
         let numbers = segments::numbers(directory)?;
         let mut logged = Votes::default();
@@ -128,11 +138,13 @@ impl UringDisk {
             replay(&segments, &numbers, Replay::new(identity, segment_bytes), segment_bytes, &mut |view| {
                 if view.record.kind == RecordKind::Vote {
                     logged.raise(view.record.partition, view.record.ballot);
+                    logged.cover(view.record.partition, view.record.slot);
                 }
                 visit(view);
             })?;
         // Before anything is changed: a log without its votes is not to be continued.
-        let votes = VotesFile::open(directory, identity, &logged)?;
+        let standing = Standing { first: numbers.first().copied(), checkpoints, begins_anew };
+        let votes = VotesFile::open(directory, identity, &logged, &standing)?;
         settle(&segments, &numbers, &end)?;
 
         let first = numbers.last().map_or(0, |last| last + 1);
@@ -339,7 +351,23 @@ impl UringDisk {
         let path = || self.directory.file(VOTES_NAME);
         written.map_err(|source| DiskError::Io { what: "writing", path: path(), source })?;
         self.votes.on_wrote();
+        self.retire_truncated();
         Ok(())
+    }
+
+    fn retire_truncated(&mut self) {
+        let keep = self.votes.truncated();
+        if self.oldest < keep {
+            while self.oldest < keep {
+                // Numbers may have holes, where an earlier recovery skipped segments.
+                if self.segments.path(self.oldest).exists() {
+                    self.preparer.retire(self.oldest);
+                }
+                self.oldest += 1;
+            }
+            // What is retired is used again: there is space now.
+            self.retry_refused();
+        }
     }
 
     /// What was started before anybody told the time was started now.
@@ -389,7 +417,7 @@ impl UringDisk {
 impl Disk for UringDisk {
     fn append(&mut self, record: Record<'_>) -> Lsn {
         if record.kind == RecordKind::Vote {
-            self.votes.on_vote(record.partition, record.ballot, self.wal.appended());
+            self.votes.on_vote(record.partition, record.ballot, record.slot, self.wal.appended());
         }
         self.wal.append(record)
     }
@@ -415,17 +443,8 @@ impl Disk for UringDisk {
     fn truncate(&mut self, below: Lsn) {
         // Nothing at or above what is durable goes, whatever the caller says.
         let keep = segment_of(below.min(self.votes.limit(self.durable)), self.segment_bytes);
-        if self.oldest < keep {
-            while self.oldest < keep {
-                // Numbers may have holes, where an earlier recovery skipped segments.
-                if self.segments.path(self.oldest).exists() {
-                    self.preparer.retire(self.oldest);
-                }
-                self.oldest += 1;
-            }
-            // What is retired is used again: there is space now.
-            self.retry_refused();
-        }
+        self.votes.on_truncate(keep);
+        self.retire_truncated();
     }
 
     fn state(&self) -> LogState {

@@ -48,6 +48,12 @@ fn votes_survive_the_truncation_of_the_log() {
         settle(&mut disk);
     }
     disk.truncate(last);
+    // Both copies are to know of it first.
+    for _ in 0..2 {
+        disk.submit().unwrap();
+        wait_readable(&disk);
+        disk.reap(NOW).unwrap();
+    }
     drop(disk);
     let mut records = Vec::<OwnedRecord>::new();
     let opened = place.open(&mut |view| records.push(view.into())).unwrap();
@@ -84,6 +90,11 @@ fn votes_are_readable_when_the_log_and_one_copy_are_damaged() {
         names.iter().filter(|name| name.ends_with(".wal")).for_each(|name| {
             fs::remove_file(place.dir.join(name)).unwrap();
         });
+        assert!(
+            matches!(open(&place), Err(DiskError::SegmentsLost { .. })),
+            "nobody said that it is rebuilt"
+        );
+        let place = Place { begins_anew: true, ..place };
         let opened = place.open(&mut |_| panic!("the log is empty")).unwrap();
         assert_eq!(voted(&opened.votes), [(4, 3)]);
     }
