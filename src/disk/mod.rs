@@ -110,9 +110,7 @@ pub enum DiskError {
         "{path}: the votes are missing, or both copies are damaged; nothing was changed; rebuild this replica from its peers"
     )]
     VotesLost { path: PathBuf },
-    #[error(
-        "{path}: damaged: {damage}; nothing was changed; delete it, and rebuild this replica from its peers"
-    )]
+    #[error("{path}: damaged: {damage}; nothing was changed; rebuild this replica from its peers")]
     CheckpointDamaged { path: PathBuf, damage: CheckpointDamage },
     /// The log was cut because of it, or what it holds was acknowledged.
     #[error(
