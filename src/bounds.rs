@@ -324,13 +324,13 @@ pub const WAL_STUCK_NS: u64 = 30 * SECOND;
 /// On a full disk the next segment is tried again this often.
 pub const WAL_FULL_RETRY_NS: u64 = SECOND;
 /// One copy of the votes of a core: a header and 16 bytes for every partition there may be.
-pub const VOTES_COPY_BYTES: usize = 5 * WAL_BLOCK_BYTES;
+pub const VOTES_COPY_BYTES: usize = 7 * WAL_BLOCK_BYTES;
 
 const _: () = assert!(CHECKPOINT_CHUNK_BYTES + VALUE_BYTES_MAX < CHECKPOINT_WRITE_BYTES_MAX);
 const _: () = assert!(CHECKPOINT_READ_BYTES_MAX + 64 * KIB <= MESSAGE_BYTES_MAX);
 const _: () = assert!(VOTES_COPY_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(VOTES_COPY_BYTES <= WAL_WRITE_BYTES_MAX);
-const _: () = assert!(16 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
+const _: () = assert!(24 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
 
 // ---- Checkpoints of partitions --------------------------------------------------------------
 /// Rows visited in one step, and how far apart steps are: an eighth of a core, at about 0.2 µs a row.

@@ -5,7 +5,7 @@
 //! | here | [`Disk`], the log as a core sees it; why there is none |
 //! | `ram` | the log that forgets |
 //! | `uring`, `segments` | the log on files, written through io_uring |
-//! | `votes` | the file that holds every promised ballot a second time |
+//! | `votes` | the file that holds every promised ballot a second time, and what must outlive the log |
 //! | `checkpoints` | [`Checkpoints`], and those on files |
 //! | `directory` | the locked directory in which all of that lies |
 //! | `forgetting` | how all of that but the votes is given up |
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::bounds::{SECOND, WAL_STUCK_NS};
-use crate::types::{Lsn, Timestamp};
+use crate::types::{Lsn, Slot, Timestamp};
 use crate::wal::checkpoint::{CheckpointDamage, CheckpointWhy};
 use crate::wal::{Damage, Record, Why};
 
@@ -34,6 +34,7 @@ mod segments;
 mod uring;
 mod votes;
 
+use checkpoints::path_of as checkpoint_path;
 pub use checkpoints::{CheckpointEvent, CheckpointPart, Checkpoints, FileCheckpoints, Origin, is_checkpoint};
 pub use directory::CoreDirectory;
 pub use forgetting::forget_log;
@@ -109,10 +110,20 @@ pub enum DiskError {
         "{path}: the votes are missing, or both copies are damaged; nothing was changed; rebuild this replica from its peers"
     )]
     VotesLost { path: PathBuf },
-    #[error(
-        "{path}: damaged: {damage}; nothing was changed; delete it, and rebuild this replica from its peers"
-    )]
+    #[error("{path}: damaged: {damage}; nothing was changed; rebuild this replica from its peers")]
     CheckpointDamaged { path: PathBuf, damage: CheckpointDamage },
+    /// The log was cut because of it, or what it holds was acknowledged.
+    #[error(
+        "{path}: this checkpoint, or a later one, stood for every slot below {}, and is gone; nothing was changed; \
+         rebuild this replica from its peers", slot.0
+    )]
+    CheckpointLost { path: PathBuf, slot: Slot },
+    /// What no checkpoint replaces.
+    #[error(
+        "{path}: the oldest segments of the log are gone: it must begin with number {oldest} or before; nothing was \
+         changed; rebuild this replica from its peers"
+    )]
+    SegmentsLost { path: PathBuf, oldest: u64 },
     #[error("{path}: {why}; nothing was changed; check the data directory and the program's version")]
     CheckpointUnsuitable { path: PathBuf, why: CheckpointWhy },
     #[error("{path}: the drive has not answered for {} s; this core stops", WAL_STUCK_NS / SECOND)]

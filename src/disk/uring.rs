@@ -20,13 +20,13 @@ use std::os::fd::RawFd;
 
 use super::directory::CoreDirectory;
 use super::segments::{self, Fresh, Prepared, Preparer, Segments};
-use super::votes::{VOTES_NAME, VoteWriter, VotesFile};
+use super::votes::{Standing, VOTES_NAME, VoteWriter, VotesFile};
 use super::{Disk, DiskError, LogState};
 use crate::bounds::{
     WAL_BLOCK_BYTES, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_SEGMENT_BYTES_MIN, WAL_SEGMENTS_PER_LOG,
     WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
 };
-use crate::types::{Lsn, Timestamp};
+use crate::types::{Lsn, PartitionId, Slot, Timestamp};
 use crate::wal::{
     End, LogIdentity, Record, RecordKind, RecordView, Replay, Votes, Wal, segment_of, start_of,
 };
@@ -79,6 +79,10 @@ pub struct DiskOptions {
     pub segment_bytes: usize,
     /// Past this a checkpoint is due; see [`LogState`].
     pub log_bytes_max: u64,
+    /// The committed checkpoints, and where the log goes on behind each.
+    pub checkpoints: Vec<(PartitionId, Slot)>,
+    /// Log and checkpoints were given up: what there is now is all there need be.
+    pub begins_anew: bool,
 }
 
 impl DiskOptions {
@@ -87,7 +91,7 @@ impl DiskOptions {
         let wanted = usize::try_from(log_bytes_max / WAL_SEGMENTS_PER_LOG).unwrap_or(WAL_SEGMENT_BYTES);
         let whole = wanted - wanted % WAL_BLOCK_BYTES;
         let segment_bytes = whole.clamp(WAL_SEGMENT_BYTES_MIN, WAL_SEGMENT_BYTES);
-        DiskOptions { identity, segment_bytes, log_bytes_max }
+        DiskOptions { identity, segment_bytes, log_bytes_max, checkpoints: Vec::new(), begins_anew: false }
     }
 }
 
@@ -129,7 +133,7 @@ impl UringDisk {
         options: &DiskOptions,
         visit: &mut dyn FnMut(RecordView<'_>),
     ) -> Result<Opened, DiskError> {
-        let DiskOptions { identity, log_bytes_max, .. } = *options;
+        let DiskOptions { identity, log_bytes_max, ref checkpoints, begins_anew, .. } = *options;
         let numbers = segments::numbers(directory)?;
         let segment_bytes = segments::size_of(directory, &numbers)?.unwrap_or(options.segment_bytes);
         let segments = Segments::new(directory, identity, segment_bytes);
@@ -138,11 +142,13 @@ impl UringDisk {
             replay(&segments, &numbers, Replay::new(identity, segment_bytes), segment_bytes, &mut |view| {
                 if view.record.kind == RecordKind::Vote {
                     logged.raise(view.record.partition, view.record.ballot);
+                    logged.cover(view.record.partition, view.record.slot);
                 }
                 visit(view);
             })?;
         // Before anything is changed: a log without its votes is not to be continued.
-        let votes = VotesFile::open(directory, identity, &logged)?;
+        let standing = Standing { first: numbers.first().copied(), checkpoints, begins_anew };
+        let votes = VotesFile::open(directory, identity, &logged, &standing)?;
         settle(&segments, &numbers, &end)?;
 
         let first = numbers.last().map_or(0, |last| last + 1);
@@ -285,17 +291,8 @@ impl UringDisk {
     /// Nothing at or above what is durable goes, whatever the caller says; but it goes when it is.
     fn cut(&mut self) {
         let below = self.unneeded.min(self.votes.limit(self.durable));
-        let keep = segment_of(below, self.segment_bytes);
-        let before = self.kept.len();
-        while let Some(oldest) = self.kept.front().copied().filter(|oldest| *oldest < keep) {
-            self.kept.pop_front();
-            self.preparer.retire(oldest);
-            self.has_spare = true;
-        }
-        if self.kept.len() < before {
-            // What is retired is used again: there is space now.
-            self.retry_refused();
-        }
+        self.votes.on_truncate(segment_of(below, self.segment_bytes));
+        self.retire_truncated();
     }
 
     fn attach(&mut self, fresh: &Fresh) -> Result<(), DiskError> {
@@ -377,7 +374,23 @@ impl UringDisk {
         let path = || self.directory.file(VOTES_NAME);
         written.map_err(|source| DiskError::Io { what: "writing", path: path(), source })?;
         self.votes.on_wrote();
+        self.retire_truncated();
         Ok(())
+    }
+
+    /// What the votes' file says to be gone goes.
+    fn retire_truncated(&mut self) {
+        let keep = self.votes.truncated();
+        let before = self.kept.len();
+        while let Some(oldest) = self.kept.front().copied().filter(|oldest| *oldest < keep) {
+            self.kept.pop_front();
+            self.preparer.retire(oldest);
+            self.has_spare = true;
+        }
+        if self.kept.len() < before {
+            // What is retired is used again: there is space now.
+            self.retry_refused();
+        }
     }
 
     /// What was started before anybody told the time was started now.
@@ -427,7 +440,7 @@ impl UringDisk {
 impl Disk for UringDisk {
     fn append(&mut self, record: Record<'_>) -> Lsn {
         if record.kind == RecordKind::Vote {
-            self.votes.on_vote(record.partition, record.ballot, self.wal.appended());
+            self.votes.on_vote(record.partition, record.ballot, record.slot, self.wal.appended());
         }
         self.wal.append(record)
     }

@@ -60,7 +60,7 @@ pub struct Core<P: Procedure> {
     effects: Vec<Effect<P>>,
     unlocked: VecDeque<(usize, TxnId)>,
     replies: VecDeque<(u64, Reply, Option<P>)>,
-    handed: VecDeque<Handed>,
+    pub(super) handed: VecDeque<Handed>,
     settled: Vec<Settled>,
     led: Vec<PartitionId>,
     hosted: Vec<PartitionId>,

@@ -119,6 +119,14 @@ impl Recovery {
         }
     }
 
+    /// The checkpoints shown, and where the log goes on behind each.
+    pub fn checkpoints(&self) -> Vec<(PartitionId, Slot)> {
+        let loading = |(partition, found): (&PartitionId, &Found)| {
+            Some((*partition, found.checkpoint.as_ref()?.slot()))
+        };
+        self.partitions.iter().filter_map(loading).collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty() && !self.started_before
     }

@@ -303,6 +303,8 @@ fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered,
         let loaded = FileCheckpoints::load(&directory, options.identity.cluster, partition, &mut visit)?;
         checkpoints += usize::from(loaded.is_some());
     }
+    options.checkpoints = recovery.checkpoints();
+    options.begins_anew = rebuilds;
     let opened = UringDisk::open(&directory, &options, &mut |view| {
         records += 1;
         recovery.on_record(&view);

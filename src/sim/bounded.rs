@@ -91,8 +91,11 @@ pub fn is_calm<P: Procedure>(now: Timestamp, core: &Core<P>, log: &SimDisk, is_r
     let settles = |replica: &Replica<P>| {
         let recent = |at: Timestamp| now.since(at) < UNSETTLED_NS;
         let unsettled = replica.unsettled();
-        // A stream that nobody leads, or that lags, has slots of which nobody knows yet whether they count.
-        unsettled.is_none_or(recent) && recent(replica.applied().timestamp) && !replica.stream.is_forgetful()
+        // A stream that nobody leads, or that lags, has slots of which nobody knows yet whether they count. Nor are votes
+        // let go that a leader cut off has cast for slots ahead, before others were chosen there.
+        let ahead = replica.stream.next_slot().0 - replica.stream.chosen_end().0;
+        let leads_or_follows = recent(replica.applied().timestamp) && !replica.stream.is_forgetful();
+        unsettled.is_none_or(recent) && leads_or_follows && ahead <= AHEAD_SLOTS_MAX
     };
     !log.is_full() && !is_read && core.replicas().iter().all(settles)
 }
@@ -127,6 +130,8 @@ fn count_versions<P: Procedure>(replica: &Replica<P>) -> (usize, usize) {
 /// A core takes one checkpoint after the other, with a rest between two of the same partition, and after one that
 /// would have begun where the last one did: of four partitions each has had a turn in this time.
 const CALM_NS: u64 = 2 * 4 * CHECKPOINT_RETRY_NS;
+/// More slots are not on their way to be chosen.
+const AHEAD_SLOTS_MAX: u64 = 64;
 /// Older, and it waits for something that has gone wrong.
 const UNSETTLED_NS: u64 = CHECKPOINT_RETRY_NS / 2;
 

@@ -10,7 +10,7 @@
 
 use super::attic::{OldAnswer, OldFrame};
 use super::clocks::CLOCK_OFF_NS_MAX;
-use super::disk::Lie;
+use super::disk::{Lie, Medium};
 use super::faults::{Fault, pick};
 use super::world::{SimCore, What, World};
 use crate::bounds::{MS, SECOND};
@@ -18,6 +18,7 @@ use crate::config::Durability;
 use crate::partition::{Replica, cluster_hash};
 use crate::paxos::{Rejoined, Role};
 use crate::rpc::Rpc;
+use crate::rules::{self, Rule};
 use crate::types::{NodeId, ShardId, Timestamp};
 use crate::wire::{Message, StreamMessage};
 
@@ -270,6 +271,39 @@ impl World {
             self.schedule(found_at, What::Doom { node });
         }
         self.again(every_ns, what);
+    }
+
+    /// One of the node's disks has lost a checkpoint or the oldest part of its log, if no other replica is short of
+    /// anything. Whether it has.
+    pub(super) fn wipe(&mut self, node: NodeId) -> Result<bool, String> {
+        let strikes = self.profile.wipe > 0.0 && self.prng.f64() < self.profile.wipe;
+        if !strikes || !self.may_lose_disk(node) {
+            return Ok(false);
+        }
+        let places: Vec<usize> = (0..self.cores.len()).filter(|at| self.cores[*at].me.node == node).collect();
+        let at = *pick(&mut self.prng, &places);
+        if self.cores[at].mends {
+            return Ok(false);
+        }
+        let World { cores, prng, .. } = self;
+        let SimCore { medium, checkpoints, .. } = &mut cores[at];
+        let before = (medium.clone(), checkpoints.clone());
+        let lost = match prng.bool() {
+            true => checkpoints.lose(prng).is_some(),
+            false => medium.as_mut().is_some_and(Medium::lose_oldest),
+        };
+        let found = self.read_checkpoints(at)?.checkpoints();
+        let core = &mut self.cores[at];
+        // What nothing rests on yet is not missed.
+        if !lost || !core.medium.as_ref().is_some_and(|medium| medium.misses_any(&found)) {
+            (core.medium, core.checkpoints) = before;
+            return Ok(false);
+        }
+        if rules::on(Rule::WholeLog) {
+            core.rebuild();
+        }
+        self.stats.struck.strike(Fault::Wipe);
+        Ok(true)
     }
 
     fn draw_node(&mut self) -> NodeId {

@@ -17,6 +17,7 @@
 //!   2. The log is cut below the oldest record that any partition of the core needs behind its newest
 //!      *committed* checkpoint.
 //!   3. A replica that leads keeps its own state.
+//!   4. Nothing is said that rests on a committed checkpoint, and no log below it goes, before the disk would miss it.
 #![forbid(unsafe_code)]
 
 mod delivered;
@@ -88,7 +89,7 @@ impl Archive {
         self.delivered = Delivered::from(slot);
     }
 
-    fn on_committed(&mut self, slot: Slot) {
+    pub(super) fn on_committed(&mut self, slot: Slot) {
         assert!(self.newest.is_none_or(|newest| newest <= slot), "{slot:?} after {:?}", self.newest);
         self.newest = Some(slot);
         self.logged.on_checkpoint(slot);
@@ -153,7 +154,7 @@ impl<P: Procedure> Core<P> {
     pub(super) fn tend_checkpoints(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         while let Some(event) = ports.checkpoints.poll() {
             match event {
-                CheckpointEvent::Committed { origin: Origin::Own, .. } => self.on_own_committed(now),
+                CheckpointEvent::Committed { origin: Origin::Own, .. } => self.on_own_committed(now, ports),
                 CheckpointEvent::Committed { origin: Origin::Peer, .. } => {
                     self.on_received(now, ports);
                 }
@@ -230,9 +231,9 @@ impl<P: Procedure> Core<P> {
         }
     }
 
-    fn on_own_committed(&mut self, now: Timestamp) {
+    fn on_own_committed(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         let Some(Taking { at, slot, .. }) = self.checkpoints.taking.take() else { return };
-        self.replicas[at].archive.on_committed(slot);
+        self.replicas[at].on_checkpoint(slot, ports.log, &mut self.handed);
         self.checkpoints.taken = Some((at, now));
         self.stats_mut().checkpoints_taken += 1;
     }
@@ -409,7 +410,7 @@ impl<P: Procedure> Core<P> {
         let at = receiving.at;
         let Some(loaded) = receiving.finish() else { return };
         let slot = loaded.header.slot;
-        self.replicas[at].archive.on_committed(slot);
+        self.replicas[at].on_checkpoint(slot, ports.log, &mut self.handed);
         let mut shards: Vec<_> = loaded.header.closed.iter().map(|(stamp, _)| stamp.shard).collect();
         shards.dedup();
         let mut news = false;

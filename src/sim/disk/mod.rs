@@ -113,12 +113,13 @@ impl SimDisk {
     ) -> Result<Opened, Box<Refused>> {
         let SimDiskOptions { identity, .. } = options;
         let segment_bytes = medium.segment_bytes();
-        let Some(mut votes) = medium.votes() else {
+        let Some(mut kept) = medium.kept() else {
             return Err(Box::new(Refused { why: RefusedWhy::Votes, medium }));
         };
         let replayed = replay(&medium, identity, &mut |view| {
             if view.record.kind == RecordKind::Vote {
-                votes::merge(&mut votes, view.record.partition, view.record.ballot);
+                votes::merge(&mut kept.votes, view.record.partition, view.record.ballot);
+                kept.cover(view.record.partition, view.record.slot);
             }
             visit(view);
         });
@@ -130,7 +131,10 @@ impl SimDisk {
         let first = medium.segments.keys().last().map_or(0, |last| last + 1);
         let oldest = medium.segments.keys().next().copied().unwrap_or(first);
         medium.settle(end.segment.unwrap_or(0), end.end);
-        let generations = medium.keep_votes(&votes);
+        // What was to go and is here is asked for again.
+        kept.oldest = kept.oldest.min(oldest);
+        let generations = medium.keep_votes(&kept);
+        let votes = kept.votes.clone();
         let start = start_of(first, segment_bytes);
         let previous = if is_new { start } else { end.end };
         let newest = first + SEGMENTS_AHEAD;
@@ -139,7 +143,7 @@ impl SimDisk {
             options,
             wal: Wal::new(identity, segment_bytes, first, previous),
             medium,
-            votes: VoteKeeper::new(votes.clone(), generations),
+            votes: VoteKeeper::new(kept, generations),
             flights: VecDeque::new(),
             buffers: Vec::new(),
             written: start,
@@ -231,6 +235,7 @@ impl SimDisk {
         if let Err(fate) = self.votes.complete(now, &mut self.medium) {
             return Err(self.fail(fate));
         }
+        self.retire_truncated();
         let before = self.written;
         while self.flights.front().is_some_and(|flight| flight.done) {
             let flight = self.flights.pop_front().expect("it is the front");
@@ -264,7 +269,12 @@ impl SimDisk {
 
     fn cut(&mut self) {
         let below = self.votes.limit_truncation(self.unneeded.min(self.written));
-        let keep = segment_of(below, self.medium.segment_bytes());
+        self.votes.on_truncate(segment_of(below, self.medium.segment_bytes()));
+        self.retire_truncated();
+    }
+
+    fn retire_truncated(&mut self) {
+        let keep = self.votes.truncated();
         while self.oldest < keep {
             self.medium.retire(self.oldest);
             self.oldest += 1;
@@ -417,7 +427,7 @@ impl Log for SimDisk {
     fn append(&mut self, record: &Record<'_>) -> Lsn {
         let lsn = self.wal.append(*record);
         if record.kind == RecordKind::Vote {
-            self.votes.on_vote(record.partition, record.ballot, lsn);
+            self.votes.on_vote(record.partition, record.ballot, record.slot, lsn);
         }
         lsn
     }

@@ -96,6 +96,9 @@ fn a_vote_leaves_the_log_only_when_both_slots_hold_it() {
             story.step();
         }
         story.disk.truncate(Lsn(u64::MAX));
+        for _ in 0..story.prng.usize(..4) {
+            story.step();
+        }
         let mut medium = story.crash(Crash::ProcessKill);
         medium.slots[rotten][100] ^= 1;
         // The crash has torn the other one: that is two faults, and told as such.
