@@ -90,6 +90,12 @@ impl LogState {
     pub fn checkpoint_due(&self) -> bool {
         self.full || (self.bytes_max > 0 && self.bytes >= self.bytes_max)
     }
+
+    /// How much it has grown since one became due, in hundredths of what was there then.
+    pub fn overdue_percent(&self) -> u64 {
+        let over = self.bytes.saturating_sub(self.bytes_max);
+        if self.full { 100 } else { (over * 100).checked_div(self.bytes_max).unwrap_or(0) }
+    }
 }
 
 /// Why there is no log, or no longer one.

@@ -179,7 +179,7 @@ impl<P: Procedure> Core<P> {
     fn take_checkpoints(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         if let Some(taking) = &mut self.checkpoints.taking {
             let store = self.replicas[taking.at].store.borrow();
-            return taking.step(now, &store, ports.checkpoints);
+            return taking.step(now, ports.log.overdue_percent(), &store, ports.checkpoints);
         }
         if now < self.checkpoints.rest_until {
             return;

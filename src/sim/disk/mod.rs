@@ -443,6 +443,10 @@ impl Log for SimDisk {
     fn checkpoint_due(&self) -> bool {
         self.full_until.is_some() || self.log_bytes() >= self.log_bytes_due()
     }
+
+    fn overdue_percent(&self) -> u64 {
+        self.log_bytes().saturating_sub(self.log_bytes_due()) * 100 / self.log_bytes_due()
+    }
 }
 
 /// A write under way, or done behind one that is.
