@@ -163,9 +163,7 @@ void mako_port_ask_reset(uint16_t port) {
 }
 
 int mako_port_reset(uint16_t port) {
-    int outcome = rte_eth_dev_reset(port);
-    // A device that cannot be reset may still be started afresh.
-    return outcome == -ENOTSUP ? rte_eth_dev_stop(port) : outcome;
+    return rte_eth_dev_reset(port);
 }
 
 void mako_port_close(uint16_t port) {

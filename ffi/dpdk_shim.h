@@ -34,7 +34,7 @@ int mako_port_steer(uint16_t port, uint16_t queue, uint16_t udp_port);
 uint32_t mako_port_resets(uint16_t port);
 // As if the device had asked: for tests, which have no device that does.
 void mako_port_ask_reset(uint16_t port);
-// Stopped, and to be configured from the start.
+// To be configured from the start after this; -ENOTSUP from a device that never asks.
 int mako_port_reset(uint16_t port);
 void mako_port_close(uint16_t port);
 

@@ -9,6 +9,7 @@
 //! | `device` | how a device is spelt, and what its driver wants to hear |
 //! | `port`, `queue` · *unsafe rooms* | a port from its start to its end; bursts of frames |
 //! | `eal`, `sys` · *unsafe rooms* | DPDK's environment; the functions of `ffi/` |
+//! | `sockets` · *unsafe room* | what the kernel has beneath virtual devices |
 //!
 //! The port has the node's `listen` address for itself: the kernel must not have it too. Core i receives what
 //! comes to UDP port + i. Where the device cannot tell them apart, whichever core receives a frame hands it to
@@ -23,6 +24,7 @@ mod headers;
 mod neighbours;
 mod port;
 mod queue;
+mod sockets;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -312,14 +314,17 @@ impl Nic for Dpdk {
         self.queue.leaving()
     }
 
-    /// No driver tells of a frame here, so a core looks again after a short sleep: an eighth of the time it has
-    /// been idle for, so that sleep adds little to what it waited for anyway.
+    /// Where nothing tells of a frame, a core looks again after a short sleep: an eighth of the time it has been
+    /// idle for, so that sleep adds little to what it waited for anyway. What another core hands over nothing
+    /// tells of either.
     fn wake(&self) -> Wake {
-        let idle_ns = self.now.since(self.active_at);
+        let (port, idle_ns) = (self.queue.port(), self.now.since(self.active_at));
+        let fd = port.socket_of(self.queue.core());
+        let is_blind = fd.is_none() || port.cores() > 1;
         Wake {
-            fd: None,
+            fd,
             deadline: (!self.waiting.is_empty()).then(|| self.now.plus_ns(ASK_NS)),
-            blind_ns_max: Some((idle_ns / 8).clamp(BLIND_NS_MIN, BLIND_NS_MAX)),
+            blind_ns_max: is_blind.then(|| (idle_ns / 8).clamp(BLIND_NS_MIN, BLIND_NS_MAX)),
         }
     }
 

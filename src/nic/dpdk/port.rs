@@ -13,11 +13,14 @@ use super::device::Device;
 use super::eal::words;
 use super::headers::Mac;
 use super::queue::Queue;
-use super::{DpdkError, eal, sys};
+use super::{DpdkError, eal, sockets, sys};
 use std::ffi::{CString, c_int, c_void};
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 pub struct Port {
     id: u16,
@@ -28,12 +31,15 @@ pub struct Port {
     first_udp_port: u16,
     mac: Mac,
     offloads_tx: bool,
+    offloads_all: bool,
     /// By core.
     pools: Vec<NonNull<c_void>>,
     /// Frames that other cores have received for this one, by core.
     incoming: Vec<NonNull<c_void>>,
     /// Frames of cores without a queue pair, by queue.
     outgoing: Vec<NonNull<c_void>>,
+    /// Of a virtual device, by queue.
+    sockets: Vec<RawFd>,
     /// Queues that wait for a reset, and how many resets are done.
     parked: AtomicUsize,
     resets_done: AtomicU32,
@@ -55,40 +61,20 @@ impl Port {
     /// The port of `device`, with a queue for each of `cores` cores, of which core i has UDP port
     /// `first_udp_port` + i. Interfaces are looked for in the network namespace of the calling thread.
     pub fn open(device: &str, cores: u16, first_udp_port: u16) -> Result<Opened, DpdkError> {
-        // Declared before: one that fails half-way is dropped after the lock, which its `drop` takes.
-        let mut port;
-        let _alone = alone();
         let device = Device::parse(device);
-        let memory_bytes = u64::from(cores) * POOL_BYTES + ENVIRONMENT_BYTES;
-        let mut notices = eal::start(&device, memory_bytes)?;
-        let (id, device) = match find(device.clone().with_queues(cores)) {
-            // Its driver may refuse instead of saying how many there are.
-            Err(_) if cores > 1 => find(device.with_queues(1))?,
-            outcome => outcome?,
+        let mut notices = eal::start(&device, u64::from(cores) * POOL_BYTES + ENVIRONMENT_BYTES)?;
+        let mut attempts = if device.is_let_go_late() { LET_GO_LOOKS } else { 0 };
+        let (port, unsteered) = loop {
+            match Port::make(&device, cores, first_udp_port) {
+                Err(DpdkError::Port { .. }) if attempts > 0 => {
+                    attempts -= 1;
+                    thread::sleep(LET_GO_PAUSE);
+                }
+                outcome => break outcome?,
+            }
         };
-        // SAFETY: takes an integer.
-        let most = unsafe { sys::mako_port_queues(id) };
-        let queues = u16::try_from(most).unwrap_or(1).clamp(1, cores);
-        port = Port {
-            id,
-            device,
-            cores,
-            queues,
-            first_udp_port,
-            mac: mac_of(id)?,
-            offloads_tx: false,
-            pools: Vec::new(),
-            incoming: Vec::new(),
-            outgoing: Vec::new(),
-            parked: AtomicUsize::new(0),
-            resets_done: AtomicU32::new(resets(id)),
-        };
-        port.make_pools()?;
-        port.make_rings()?;
-        let (offloads, unsteered) = port.bring_up()?;
-        port.offloads_tx = offloads & sys::MAKO_OFFLOAD_TX != 0;
-        let name = port.device.to_string();
-        if offloads != sys::MAKO_OFFLOAD_TX | sys::MAKO_OFFLOAD_RX {
+        let (name, queues) = (&port.device, port.queues);
+        if !port.offloads_all {
             notices.push(format!("{name}: it does not do all checksums itself: the cores do the others"));
         }
         if queues < cores {
@@ -103,6 +89,45 @@ impl Port {
         let port = Arc::new(port);
         let queues = (0..cores).map(|core| Queue::new(Arc::clone(&port), core)).collect();
         Ok(Opened { queues, notices })
+    }
+
+    /// A port that is started; and why it does not steer, if it should and does not.
+    fn make(device: &Device, cores: u16, first_udp_port: u16) -> Result<(Port, Option<c_int>), DpdkError> {
+        // Declared before: one that fails half-way is dropped after the lock, which its `drop` takes.
+        let mut port;
+        let _alone = alone();
+        let others = sockets::open_now();
+        let (id, device) = match find(device.clone().with_queues(cores)) {
+            // Its driver may refuse instead of saying how many there are.
+            Err(_) if cores > 1 => find(device.clone().with_queues(1))?,
+            outcome => outcome?,
+        };
+        // SAFETY: takes an integer.
+        let most = unsafe { sys::mako_port_queues(id) };
+        port = Port {
+            id,
+            device,
+            cores,
+            queues: u16::try_from(most).unwrap_or(1).clamp(1, cores),
+            first_udp_port,
+            mac: mac_of(id)?,
+            offloads_tx: false,
+            offloads_all: false,
+            pools: Vec::new(),
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            sockets: Vec::new(),
+            parked: AtomicUsize::new(0),
+            resets_done: AtomicU32::new(resets(id)),
+        };
+        port.make_pools()?;
+        port.make_rings()?;
+        let outcome = port.bring_up();
+        port.sockets = sockets::open_now().into_iter().filter(|fd| !others.contains(fd)).collect();
+        let (offloads, unsteered) = outcome?;
+        port.offloads_tx = offloads & sys::MAKO_OFFLOAD_TX != 0;
+        port.offloads_all = offloads == sys::MAKO_OFFLOAD_TX | sys::MAKO_OFFLOAD_RX;
+        Ok((port, unsteered))
     }
 
     fn make_pools(&mut self) -> Result<(), DpdkError> {
@@ -185,6 +210,11 @@ impl Port {
         if core < self.queues { Ok(core) } else { Err(core % self.queues) }
     }
 
+    /// Becomes readable when a frame has come for that core's queue pair, if it has one and the device a socket.
+    pub fn socket_of(&self, core: u16) -> Option<RawFd> {
+        self.sockets.get(usize::from(core)).copied().filter(|_| core < self.queues)
+    }
+
     /// Whether cores send through others.
     pub fn is_shared(&self) -> bool {
         self.queues < self.cores
@@ -224,7 +254,7 @@ impl Port {
         }
         // SAFETY: no queue is in use: all are parked (4).
         let outcome = unsafe { sys::mako_port_reset(self.id) };
-        if checked(outcome).is_ok() {
+        if outcome != -libc::ENOTSUP {
             // One that does not come up loses every frame, as one without a link does; its next reset may help.
             let _ = self.bring_up();
         }
@@ -248,6 +278,7 @@ impl Drop for Port {
             // SAFETY: both are strings that outlive the call. What remains of it if it fails is not used.
             unsafe { sys::mako_port_unplug(bus.as_ptr(), name.as_ptr()) };
         }
+        sockets::close_left(&self.sockets);
         for ring in self.incoming.iter().chain(&self.outgoing) {
             // SAFETY: closed, and no queue is left (2).
             unsafe { sys::mako_ring_free(ring.as_ptr()) };
@@ -317,5 +348,8 @@ const POOL_MBUFS: u32 = 8_191;
 /// Of buffers with their headers, and the list of those that are free.
 const POOL_BYTES: u64 = 24 << 20;
 const ENVIRONMENT_BYTES: u64 = 64 << 20;
+/// How long whoever had the interface before, however it ended, may take to be gone.
+const LET_GO_LOOKS: u32 = 200;
+const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 /// One is always empty.
 const RING_MBUFS: u32 = 512;

@@ -10,7 +10,6 @@ use crate::nic::suite::{self, LEFT, RIGHT};
 use crate::types::CoreId;
 use namespace::{INTERFACE, Side, Veth};
 use std::net::UdpSocket;
-use std::slice::from_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const PORT: u16 = 7400;
@@ -20,8 +19,28 @@ fn ip(side: Side) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, if side == Side::Left { 1 } else { 2 })
 }
 
-/// The NICs of all cores of one side. It knows those of the other, and `far`.
-fn open(veth: &Veth, driver: &str, side: Side, cores: u16, far: &[(Endpoint, SocketAddr)]) -> Vec<Dpdk> {
+/// The cores of one side. Goes where it came from: what is undone for an interface is undone in its namespace.
+struct Node<'a> {
+    cores: Vec<Dpdk>,
+    veth: &'a Veth,
+    side: Side,
+}
+
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        let Node { cores, veth, side } = self;
+        veth.within(*side, || cores.clear());
+    }
+}
+
+/// A node that knows the other side, and `far`.
+fn open<'a>(
+    veth: &'a Veth,
+    driver: &str,
+    side: Side,
+    cores: u16,
+    far: &[(Endpoint, SocketAddr)],
+) -> Node<'a> {
     static OPENED: AtomicU32 = AtomicU32::new(0);
     let device = format!("net_{driver}{},iface={INTERFACE}", OPENED.fetch_add(1, Ordering::Relaxed));
     let (node, other) = if side == Side::Left { (RIGHT.node, Side::Right) } else { (LEFT.node, Side::Left) };
@@ -40,55 +59,46 @@ fn open(veth: &Veth, driver: &str, side: Side, cores: u16, far: &[(Endpoint, Soc
     };
     let (nics, _) = veth.within(side, || Dpdk::open(&site)).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(nics.len(), usize::from(cores));
-    nics
+    Node { cores: nics, veth, side }
 }
 
-/// Of one core on the left, and the core of [`RIGHT`] on the right.
-fn pair(veth: &Veth, driver: &str) -> (Dpdk, Dpdk) {
-    let mut left = open(veth, driver, Side::Left, LEFT.core.0 + 1, &[]);
-    let mut right = open(veth, driver, Side::Right, 1, &[]);
-    (left.remove(0), right.remove(0))
+/// A node of one core on either side.
+fn pair<'a>(veth: &'a Veth, driver: &str) -> (Node<'a>, Node<'a>) {
+    (open(veth, driver, Side::Left, 1, &[]), open(veth, driver, Side::Right, 1, &[]))
 }
 
 /// The first core of the right side.
 const NEAR: Endpoint = Endpoint { core: CoreId(0), ..RIGHT };
 
 /// Has the last core of a node send one frame, and receives it.
-fn send_one(left: &mut [Dpdk], right: &mut Dpdk, now: &mut Timestamp, frame: &[u8]) {
-    assert!(left.last_mut().unwrap().tx_push(*now, NEAR, frame));
+fn send_one(left: &mut Node<'_>, right: &mut Node<'_>, now: &mut Timestamp, frame: &[u8]) {
+    assert!(left.tx_push(*now, NEAR, frame));
     for _ in 0..ROUNDS_MAX {
-        for nic in &mut *left {
-            nic.rx_burst(RX_BURST, &mut |_| panic!("nothing was sent back"));
-            nic.tx_flush(*now);
-        }
+        left.rx_burst(RX_BURST, &mut |_| panic!("nothing was sent back"));
+        left.tx_flush(*now);
         let came = right.rx_burst(RX_BURST, &mut |came| assert_eq!(came, frame));
-        right.tx_flush(*now);
         if came == 1 {
             return;
         }
         *now = now.plus_ns(MS);
         std::thread::yield_now();
     }
-    let left: Vec<_> = left.iter().map(Nic::stats).collect();
-    panic!("a frame did not come: {left:?}, {:?}", right.stats());
+    panic!("a frame did not come: {:?}, {:?}", left.stats(), right.stats());
 }
 
 fn passes_the_suite(driver: &str) {
     let veth = Veth::new(CORES);
     suite::assert_passes(|| {
-        let left = open(&veth, driver, Side::Left, 1, &[]).remove(0);
+        let left = open(&veth, driver, Side::Left, 1, &[]);
         // `RIGHT` is its last core: what comes in at the others is handed over to it.
-        let right = open(&veth, driver, Side::Right, CORES, &[]);
-        (Crowd(vec![left]), Crowd(right))
+        (left, open(&veth, driver, Side::Right, CORES, &[]))
     });
 }
 
-/// The cores of a node, of which the last is looked at.
-struct Crowd(Vec<Dpdk>);
-
-impl Nic for Crowd {
+/// All cores take turns; the last is looked at.
+impl Nic for Node<'_> {
     fn rx_burst(&mut self, max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
-        let (last, others) = self.0.split_last_mut().unwrap();
+        let (last, others) = self.cores.split_last_mut().unwrap();
         for other in others {
             other.rx_burst(RX_BURST, &mut |_| panic!("it is not for this core"));
         }
@@ -96,19 +106,20 @@ impl Nic for Crowd {
     }
 
     fn tx_push(&mut self, now: Timestamp, to: Endpoint, frame: &[u8]) -> bool {
-        self.0.last_mut().unwrap().tx_push(now, to, frame)
+        self.cores.last_mut().unwrap().tx_push(now, to, frame)
     }
 
+    /// The last first: others may send for it.
     fn tx_flush(&mut self, now: Timestamp) -> usize {
-        self.0.iter_mut().map(|nic| nic.tx_flush(now)).sum()
+        self.cores.iter_mut().rev().map(|nic| nic.tx_flush(now)).sum()
     }
 
     fn wake(&self) -> Wake {
-        self.0.last().unwrap().wake()
+        self.cores.last().unwrap().wake()
     }
 
     fn stats(&self) -> NicStats {
-        self.0.last().unwrap().stats()
+        self.cores.last().unwrap().stats()
     }
 }
 
@@ -128,11 +139,11 @@ fn no_buffer_is_lost(driver: &str) {
     let veth = Veth::new(1);
     let (mut left, mut right) = pair(&veth, driver);
     let mut now = Timestamp(SECOND);
-    send_one(from_mut(&mut left), &mut right, &mut now, b"first");
-    let at_rest = |nic: &Dpdk| nic.queue.available();
+    send_one(&mut left, &mut right, &mut now, b"first");
+    let at_rest = |node: &Node<'_>| node.cores[0].queue.available();
     let before = [at_rest(&left), at_rest(&right)];
     for _ in 0..50_000 {
-        send_one(from_mut(&mut left), &mut right, &mut now, b"frame");
+        send_one(&mut left, &mut right, &mut now, b"frame");
     }
     // What was sent last is given back when something is sent the next time, a ring's length at most.
     let after = [at_rest(&left), at_rest(&right)];
@@ -155,7 +166,7 @@ fn survives_a_lost_link(driver: &str) {
     let veth = Veth::new(1);
     let (mut left, mut right) = pair(&veth, driver);
     let mut now = Timestamp(SECOND);
-    send_one(from_mut(&mut left), &mut right, &mut now, b"before");
+    send_one(&mut left, &mut right, &mut now, b"before");
     veth.set_link(Side::Right, "down");
     for _ in 0..3_000 {
         left.tx_push(now, NEAR, b"lost");
@@ -167,7 +178,7 @@ fn survives_a_lost_link(driver: &str) {
         now = now.plus_ns(MS);
         left.tx_flush(now);
     }
-    assert_eq!(left.queue.leaving(), 0);
+    assert_eq!(left.cores[0].queue.leaving(), 0);
     veth.set_link(Side::Right, "up");
     let mut came = 0;
     for _ in 0..ROUNDS_MAX {
@@ -199,23 +210,28 @@ fn af_xdp_survives_a_lost_link() {
 fn a_port_is_reset_when_all_its_cores_have_come_by() {
     let veth = Veth::new(CORES);
     let mut left = open(&veth, "af_packet", Side::Left, 2, &[]);
-    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]).remove(0);
+    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]);
     let mut now = Timestamp(SECOND);
     send_one(&mut left, &mut right, &mut now, b"before");
-    assert!(left[0].tx_push(now, NEAR, b"lost"));
-    left[0].queue.port().ask_reset();
-    let before = left[0].stats().undeliverable;
-    assert_eq!(left[0].tx_flush(now), 0);
-    assert_eq!(left[0].stats().undeliverable, before + 1);
+    let [first, second] = left.cores.as_mut_slice() else { unreachable!("two cores") };
+    assert!(first.tx_push(now, NEAR, b"lost"));
+    first.queue.port().ask_reset();
+    let before = first.stats().undeliverable;
+    assert_eq!(first.tx_flush(now), 0);
+    assert_eq!(first.stats().undeliverable, before + 1);
     // It waits for the other, and refuses meanwhile.
-    assert!(!left[0].tx_push(now, NEAR, b"refused"));
-    assert_eq!(left[0].rx_burst(RX_BURST, &mut |_| ()), 0);
-    left[1].tx_flush(now);
-    left[0].tx_flush(now);
-    assert!(left.iter_mut().all(Dpdk::is_up));
+    assert!(!first.tx_push(now, NEAR, b"refused") && !first.is_up());
+    assert_eq!(first.rx_burst(RX_BURST, &mut |_| ()), 0);
+    second.tx_flush(now);
+    assert!(first.is_up() && second.is_up());
     send_one(&mut left, &mut right, &mut now, b"after");
-    left.swap(0, 1);
+    left.cores.swap(0, 1);
     send_one(&mut left, &mut right, &mut now, b"after");
+}
+
+fn mac_of_right(left: &Node<'_>) -> Option<Mac> {
+    let nic = &left.cores[0];
+    nic.neighbours.mac(nic.ways[0].hop)
 }
 
 #[test]
@@ -223,15 +239,15 @@ fn peers_outside_the_subnet_are_reached_through_the_gateway() {
     let veth = Veth::new(1);
     let far = Endpoint { node: crate::types::NodeId(5), core: CoreId(0) };
     let address = SocketAddr::from((Ipv4Addr::new(10, 99, 0, 1), PORT));
-    let mut left = open(&veth, "af_packet", Side::Left, 1, &[(far, address)]).remove(0);
-    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]).remove(0);
+    let mut left = open(&veth, "af_packet", Side::Left, 1, &[(far, address)]);
+    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]);
     let mut now = Timestamp(SECOND);
-    send_one(from_mut(&mut left), &mut right, &mut now, b"near");
+    send_one(&mut left, &mut right, &mut now, b"near");
     let before = right.stats().foreign;
     for _ in 0..20 {
         assert!(left.tx_push(now, far, b"far"));
     }
-    send_one(from_mut(&mut left), &mut right, &mut now, b"near");
+    send_one(&mut left, &mut right, &mut now, b"near");
     // The gateway of this test is no router: what is not for itself is foreign.
     assert!(right.stats().foreign >= before + 20);
 }
@@ -241,7 +257,7 @@ fn peers_outside_the_subnet_are_reached_through_the_gateway() {
 #[test]
 fn a_silent_neighbour_is_asked_again_and_not_for_ever() {
     let veth = Veth::new(1);
-    let mut left = open(&veth, "af_packet", Side::Left, 1, &[]).remove(0);
+    let mut left = open(&veth, "af_packet", Side::Left, 1, &[]);
     let mut now = Timestamp(SECOND);
     for _ in 0..WAITING_MAX + 5 {
         assert!(left.tx_push(now, NEAR, b"nobody is there"));
@@ -252,18 +268,18 @@ fn a_silent_neighbour_is_asked_again_and_not_for_ever() {
     left.tx_flush(now);
     assert_eq!((left.stats().undeliverable, left.wake().deadline), (WAITING_MAX as u64, None));
 
-    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]).remove(0);
-    send_one(from_mut(&mut left), &mut right, &mut now, b"it came");
+    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]);
+    send_one(&mut left, &mut right, &mut now, b"it came");
     // Another machine takes over the address: it says so before it is asked.
-    let known = left.neighbours.mac(left.ways[0].hop);
+    let known = mac_of_right(&left);
     drop(right);
-    left.neighbours.learn(ip(Side::Right), Mac([2, 0, 0, 0, 0, 99]));
-    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]).remove(0);
+    left.cores[0].neighbours.learn(ip(Side::Right), Mac([2, 0, 0, 0, 0, 99]));
+    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]);
     right.tx_flush(now);
     for _ in 0..ROUNDS_MAX {
         left.rx_burst(RX_BURST, &mut |_| ());
         std::thread::yield_now();
-        if left.neighbours.mac(left.ways[0].hop) == known {
+        if mac_of_right(&left) == known {
             return;
         }
     }
@@ -276,7 +292,7 @@ fn speaks_with_the_kernel(driver: &str) {
     veth.add_address(Side::Right, "10.77.0.2/24");
     let socket = veth.within(Side::Right, || UdpSocket::bind((ip(Side::Right), PORT))).unwrap();
     socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
-    let mut left = open(&veth, driver, Side::Left, 1, &[]).remove(0);
+    let mut left = open(&veth, driver, Side::Left, 1, &[]);
     let mut now = Timestamp(SECOND);
     for bytes in [0, 1, 100, FRAME_BYTES] {
         let frame = vec![bytes as u8; bytes];
@@ -284,7 +300,7 @@ fn speaks_with_the_kernel(driver: &str) {
         for _ in 0..ROUNDS_MAX {
             left.rx_burst(RX_BURST, &mut |_| panic!("nothing was sent back"));
             left.tx_flush(now);
-            if left.waiting.is_empty() && left.queue.leaving() == 0 {
+            if left.cores[0].waiting.is_empty() && left.cores[0].queue.leaving() == 0 {
                 break;
             }
             now = now.plus_ns(MS);
@@ -318,17 +334,45 @@ fn af_xdp_speaks_with_the_kernel() {
 
 /// The longer nothing comes the longer a core sleeps, and no longer than a frame may be late.
 #[test]
-fn an_idle_core_sleeps_longer_and_longer() {
-    let veth = Veth::new(1);
-    let (mut left, mut right) = pair(&veth, "af_packet");
+fn an_idle_core_that_nothing_wakes_sleeps_longer_and_longer() {
+    let veth = Veth::new(CORES);
+    let mut left = open(&veth, "af_packet", Side::Left, 2, &[]);
+    let mut right = open(&veth, "af_packet", Side::Right, 1, &[]);
     let mut now = Timestamp(SECOND);
-    send_one(from_mut(&mut left), &mut right, &mut now, b"frame");
+    send_one(&mut left, &mut right, &mut now, b"frame");
+    let nic = &mut left.cores[1];
     let mut slept = Vec::new();
     for idle_ns in [0, MS, 3 * MS, SECOND] {
-        left.tx_flush(left.active_at.plus_ns(idle_ns));
-        slept.push(left.wake().blind_ns_max.unwrap());
+        nic.tx_flush(nic.active_at.plus_ns(idle_ns));
+        slept.push(nic.wake().blind_ns_max.unwrap());
     }
     assert_eq!(slept, [BLIND_NS_MIN, MS / 8, 3 * MS / 8, BLIND_NS_MAX]);
+}
+
+/// A core alone sleeps until a frame comes, as over UDP; without the file this would wait for ever.
+fn a_frame_wakes_a_sleeper(driver: &str) {
+    let veth = Veth::new(1);
+    let (mut left, mut right) = pair(&veth, driver);
+    let mut now = Timestamp(SECOND);
+    for _ in 0..100 {
+        send_one(&mut left, &mut right, &mut now, b"frame");
+        assert_eq!(right.wake().blind_ns_max, None);
+        assert!(left.tx_push(now, NEAR, b"wake") && left.tx_flush(now) == 0);
+        let fd = right.wake().fd.unwrap();
+        while right.rx_burst(1, &mut |frame| assert_eq!(frame, b"wake")) == 0 {
+            crate::nic::udp::wait_readable(fd, 60_000);
+        }
+    }
+}
+
+#[test]
+fn a_frame_of_af_packet_wakes_a_sleeper() {
+    a_frame_wakes_a_sleeper("af_packet");
+}
+
+#[test]
+fn a_frame_of_af_xdp_wakes_a_sleeper() {
+    a_frame_wakes_a_sleeper("af_xdp");
 }
 
 #[test]
