@@ -106,6 +106,14 @@ pub const RETAINED_BYTES_MAX: usize = 512 * MIB;
 /// Slots one catch-up reply carries, and its bytes.
 pub const FETCH_SLOTS_MAX: usize = 64;
 pub const FETCH_BYTES_MAX: usize = MIB;
+/// Slots that a replica far behind fetches for each that its busy leader chooses meanwhile.
+pub const CATCH_UP_SHARE: u64 = 2;
+/// But so many that it takes no longer than this.
+pub const CATCH_UP_SECONDS_MAX: u64 = 60;
+/// A leader that chooses fewer per second is not held up by a replica that fetches as fast as it can: twice what no-ops
+/// alone come to.
+pub const CATCH_UP_SLOTS_IDLE: u64 = 2 * SECOND / HEARTBEAT_INTERVAL_NS;
+pub const CATCH_UP_WINDOW_NS: u64 = 100 * MS;
 /// An idle stream proposes a no-op, and a leader makes itself heard, this often.
 pub const HEARTBEAT_INTERVAL_NS: u64 = 100 * MS;
 /// A candidate without promises, a leader without votes and a follower with a gap ask again this
@@ -247,28 +255,34 @@ pub const WAN_FRAMES_MAX: usize = 65_536;
 // ---- Wal and disk ---------------------------------------------------------------------------
 /// Every write to the log is a multiple of this and begins at one: what O_DIRECT asks of us.
 pub const WAL_BLOCK_BYTES: usize = 4 * KIB;
-/// One preallocated file of the log. Filling it with zeros ahead of use takes about 50 ms.
+/// One preallocated file of the log, at most. Filling it with zeros ahead of use takes about 50 ms.
 pub const WAL_SEGMENT_BYTES: usize = 64 * MIB;
+/// And at least: the largest record takes little more than half of it.
+pub const WAL_SEGMENT_BYTES_MIN: usize = 8 * MIB;
+/// A log is made of at least so many segments, where they are large enough: three of them are there whatever it
+/// holds (the one being written, the next, and one to be used again).
+pub const WAL_SEGMENTS_PER_LOG: u64 = 8;
 /// The most one write carries; one registered buffer. Larger records take several writes.
 pub const WAL_WRITE_BYTES_MAX: usize = MIB;
 /// Writes in flight per core: where the throughput of one log levels off on the drives we measured.
 pub const WAL_WRITES_MAX: usize = 8;
 /// Appended and not yet handed to the kernel. Past it a core takes in nothing that needs the log.
 pub const WAL_BACKLOG_BYTES_MAX: usize = 64 * MIB;
-/// Log of one core before a checkpoint is due that lets its oldest segments go: some minutes at full load, and
-/// replayed in as many seconds.
+/// Files of one core's log before a checkpoint is due that lets the oldest go: some minutes at full load, and
+/// replayed in as many seconds. As much again may be appended until it is done.
 pub const LOG_BYTES: u64 = 4 << 30;
-/// What an operator may set that to. Below a few segments checkpoints follow each other as fast as they may, and
-/// let nothing go: for tests.
-pub const LOG_BYTES_MIN: u64 = MIB as u64;
+/// What an operator may set that to. At the least, checkpoints follow each other as fast as they may: for tests.
+pub const LOG_BYTES_MIN: u64 = 2 * WAL_SEGMENT_BYTES_MIN as u64;
 pub const LOG_BYTES_MAX: u64 = 1 << 40;
 
 const _: () = assert!(WAL_SEGMENT_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_WRITE_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
 // The segment's own block, and one for the headers of the run and the record.
-const _: () = assert!(BATCH_BYTES_MAX + 2 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES);
+const _: () = assert!(BATCH_BYTES_MAX + 2 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES_MIN);
+const _: () = assert!(WAL_SEGMENT_BYTES_MIN.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(BATCH_BYTES_MAX <= WAL_BACKLOG_BYTES_MAX);
-const _: () = assert!(WAL_WRITE_BYTES_MAX <= WAL_SEGMENT_BYTES);
+const _: () =
+    assert!(WAL_WRITE_BYTES_MAX <= WAL_SEGMENT_BYTES_MIN && WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES);
 const _: () = assert!(LOG_BYTES_MIN <= LOG_BYTES && LOG_BYTES <= LOG_BYTES_MAX);
 
 // ---- Cores of one node ----------------------------------------------------------------------
@@ -310,17 +324,22 @@ pub const WAL_STUCK_NS: u64 = 30 * SECOND;
 /// On a full disk the next segment is tried again this often.
 pub const WAL_FULL_RETRY_NS: u64 = SECOND;
 /// One copy of the votes of a core: a header and 16 bytes for every partition there may be.
-pub const VOTES_COPY_BYTES: usize = 5 * WAL_BLOCK_BYTES;
+pub const VOTES_COPY_BYTES: usize = 7 * WAL_BLOCK_BYTES;
 
 const _: () = assert!(CHECKPOINT_CHUNK_BYTES + VALUE_BYTES_MAX < CHECKPOINT_WRITE_BYTES_MAX);
 const _: () = assert!(CHECKPOINT_READ_BYTES_MAX + 64 * KIB <= MESSAGE_BYTES_MAX);
 const _: () = assert!(VOTES_COPY_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(VOTES_COPY_BYTES <= WAL_WRITE_BYTES_MAX);
-const _: () = assert!(16 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
+const _: () = assert!(24 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
 
 // ---- Checkpoints of partitions --------------------------------------------------------------
 /// Rows visited in one step, and how far apart steps are: an eighth of a core, at about 0.2 µs a row.
 pub const CHECKPOINT_ROWS_PER_STEP: usize = 64;
+/// Steps at once while the log grows faster than the checkpoint that is to let it go: a millisecond or so, and as much less
+/// time for what makes it grow.
+pub const CHECKPOINT_HASTE: u64 = 64;
+/// All rows are visited when the log has grown by so many hundredths of what it may; then they are to be committed.
+pub const CHECKPOINT_DONE_PERCENT: u64 = 50;
 pub const CHECKPOINT_STEP_NS: u64 = 100 * US;
 /// While there is no room, or a commit is under way, it is looked at this often.
 pub const CHECKPOINT_WAIT_NS: u64 = 10 * MS;
@@ -329,8 +348,9 @@ pub const CHECKPOINT_RETRY_NS: u64 = SECOND;
 /// Stretches of delivered slots that a replica tells apart. More make the slot from which a checkpoint's
 /// stream is replayed more exact.
 pub const CHECKPOINT_STRETCHES_MAX: usize = 1_024;
-/// Records of the log that begin this close together are needed or not as one: far less than a segment.
-pub const CHECKPOINT_LOG_STEP_BYTES: u64 = MIB as u64;
+/// Records of the log that begin this close together are needed or not as one: far less than a segment, and 16
+/// bytes of memory for each.
+pub const CHECKPOINT_LOG_STEP_BYTES: u64 = 256 * KIB as u64;
 /// A replica far behind asks for no more than this in a second: half of a gigabit link.
 pub const CHECKPOINT_BYTES_PER_SECOND: u64 = 64 * MIB as u64;
 /// A piece not answered by then is asked for again, and a peer that has none yet is asked again.
@@ -346,6 +366,7 @@ pub const CHECKPOINT_FAILED_NS: u64 = 10 * SECOND;
 pub const CHECKPOINT_READ_PAUSE_NS: u64 = 5 * SECOND;
 pub const CHECKPOINT_READ_NS_MAX: u64 = 600 * SECOND;
 
-const _: () = assert!(CHECKPOINT_LOG_STEP_BYTES < WAL_SEGMENT_BYTES as u64 && CHECKPOINT_STRETCHES_MAX >= 4);
+const _: () =
+    assert!(CHECKPOINT_LOG_STEP_BYTES < WAL_SEGMENT_BYTES_MIN as u64 && CHECKPOINT_STRETCHES_MAX >= 4);
 const _: () = assert!(CHECKPOINT_STEP_NS < CHECKPOINT_WAIT_NS && CHECKPOINT_PATIENCE_NS > CALL_TIMEOUT_NS);
 const _: () = assert!(CHECKPOINT_PIECE_TIMEOUT_NS < CHECKPOINT_READ_PAUSE_NS);

@@ -75,12 +75,14 @@ pub enum Rule {
     UniqueEpoch,
     /// A commit addressed to another epoch of the participant is refused, and so is whatever else is asked.
     ServeInEpoch,
+    /// A replica whose log and checkpoints hold less than they once did does not start.
+    WholeLog,
     /// Every start of a node has an incarnation of its own: what was meant for an earlier one is not heard.
     Fence,
 }
 
 /// Every rule, with the name the mutation runner gives it.
-pub const RULES: [(Rule, &str); 34] = [
+pub const RULES: [(Rule, &str); 35] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -114,6 +116,7 @@ pub const RULES: [(Rule, &str); 34] = [
     (Rule::ContiguousClaim, "contiguous-claim"),
     (Rule::UniqueEpoch, "unique-epoch"),
     (Rule::ServeInEpoch, "serve-in-epoch"),
+    (Rule::WholeLog, "whole-log"),
     (Rule::Fence, "fence"),
 ];
 

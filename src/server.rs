@@ -11,6 +11,7 @@
 //!   4. A node that is killed does nothing on its way out that a dead process could not do.
 #![forbid(unsafe_code)]
 
+mod background;
 mod directory;
 mod error;
 mod nics;

@@ -45,6 +45,6 @@ fn what_was_acknowledged_is_found_after_every_node_was_killed_at_once() {
 /// as data. Checkpoints are as frequent as they may be, so that bits of theirs are flipped as well.
 #[test]
 fn a_bit_that_was_flipped_changes_no_answer() {
-    let flags = "--kill follower --flip 8 --warmup 300ms --pause 100ms --clients 4 --log 1MiB";
+    let flags = "--kill follower --flip 8 --warmup 300ms --pause 100ms --clients 4 --log 16MiB";
     run(flags, 48_000, &PROMISES);
 }

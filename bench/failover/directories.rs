@@ -3,7 +3,7 @@
 //! It adds up files by their names' endings. What they hold, and when a log is cut, is the engine's affair.
 #![forbid(unsafe_code)]
 
-use mako::bounds::{MIB, SECOND, WAL_SEGMENT_BYTES};
+use mako::bounds::{MIB, SECOND};
 use mako::config::{Config, Durability};
 use mako::types::{NodeId, Timestamp};
 use serde_json::{Value, json};
@@ -84,18 +84,17 @@ impl Directories {
         }
     }
 
-    /// What the logs of a node may take: twice their bound, because the newest checkpoint may be half-way when
-    /// the next is due; and of each the segments that are there whatever it holds.
+    /// What a node may take beside its checkpoints: twice the bound of its logs, because as much again may be
+    /// appended until the checkpoint that is due is done.
     fn logs_max(&self, node: usize) -> u64 {
-        (2 * self.log_bytes + SEGMENTS_BESIDE * WAL_SEGMENT_BYTES as u64) * self.cores[node] as u64
+        2 * self.log_bytes * self.cores[node] as u64
     }
 
     /// `None` when every directory was within its checkpoints and twice the bound of its logs throughout.
     pub fn verdict(&self) -> Option<String> {
         let all =
             self.samples.iter().flat_map(|(at, sizes)| sizes.iter().enumerate().map(move |of| (at, of)));
-        let mut over =
-            all.filter(|(_, (node, size))| size.logs + size.others > self.logs_max(*node) + OTHERS_MAX);
+        let mut over = all.filter(|(_, (node, size))| size.logs + size.others > self.logs_max(*node));
         over.next().map(|(at, (node, size))| {
             format!(
                 "n{node} had {} beside its checkpoints after {} s; its logs may take {}",
@@ -141,10 +140,6 @@ pub fn mebibytes(bytes: u64) -> String {
 }
 
 const LOOK_NS: u64 = SECOND;
-/// The one being written, the next, and one that is no longer needed and not yet used again.
-const SEGMENTS_BESIDE: u64 = 3;
-/// Votes, locks and the description of a node.
-const OTHERS_MAX: u64 = MIB as u64;
 
 #[cfg(test)]
 mod tests {
@@ -164,19 +159,18 @@ mod tests {
         let file = |name: &str, bytes: u64| {
             fs::File::create(core.join(name)).unwrap().set_len(bytes).unwrap();
         };
-        let segment = WAL_SEGMENT_BYTES as u64;
         let mut directories = Directories::new(&config, Timestamp(0));
         let cores = config.cores(NodeId(1)) as u64;
         let most = directories.logs_max(1);
-        assert_eq!(most, cores * (2 * LOG_BYTES_MIN + SEGMENTS_BESIDE * segment));
-        file("00000.checkpoint", 99 * segment);
+        assert_eq!(most, cores * 2 * LOG_BYTES_MIN);
+        file("00000.checkpoint", 99 * LOG_BYTES_MIN);
         file("0000000000000000.wal", most);
         directories.look(Timestamp(0));
-        file("0000000000000001.wal", 2 * OTHERS_MAX);
+        file("0000000000000001.wal", 1);
         directories.look(Timestamp(LOOK_NS - 1));
         assert_eq!(directories.verdict(), None);
         directories.look(Timestamp(LOOK_NS));
-        let size = Size { logs: most + 2 * OTHERS_MAX, checkpoints: 99 * segment, others: 0 };
+        let size = Size { logs: most + 1, checkpoints: 99 * LOG_BYTES_MIN, others: 0 };
         assert_eq!(directories.samples[1].1[1], size);
         let why = directories.verdict().unwrap();
         assert!(why.starts_with("n1 had ") && why.ends_with(&mebibytes(most)), "{why}");

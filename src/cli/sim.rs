@@ -40,7 +40,7 @@ pub struct SimArgs {
     pub ops: usize,
     /// all, none, or a list such as loss,ghost; the names are loss, delay, duplicate, reorder, partition,
     /// skew, disk, slow, isolate, stall, crash, power, eio, full, rot, ghost, misdirect, lost, jump, core, replay
-    /// and flap.
+    /// flap and wipe.
     #[arg(long, value_name = "LIST", default_value_t = Faults::ALL)]
     pub faults: Faults,
     /// Also write the result here.

@@ -370,7 +370,7 @@ const ORDERS_MAX: usize = 2 * (CHECKPOINT_WRITES_MAX + 4) + CHECKPOINT_READS_MAX
 const ANSWERS_MAX: usize = 2 * ORDERS_MAX;
 
 /// The path of a partition's committed checkpoint.
-fn path_of(directory: &CoreDirectory, partition: PartitionId) -> PathBuf {
+pub(super) fn path_of(directory: &CoreDirectory, partition: PartitionId) -> PathBuf {
     directory.file(&format!("{:05}.{COMMITTED}", partition.0))
 }
 

@@ -5,7 +5,7 @@
 //! | here | [`Disk`], the log as a core sees it; why there is none |
 //! | `ram` | the log that forgets |
 //! | `uring`, `segments` | the log on files, written through io_uring |
-//! | `votes` | the file that holds every promised ballot a second time |
+//! | `votes` | the file that holds every promised ballot a second time, and what must outlive the log |
 //! | `checkpoints` | [`Checkpoints`], and those on files |
 //! | `directory` | the locked directory in which all of that lies |
 //! | `forgetting` | how all of that but the votes is given up |
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::bounds::{SECOND, WAL_STUCK_NS};
-use crate::types::{Lsn, Timestamp};
+use crate::types::{Lsn, Slot, Timestamp};
 use crate::wal::checkpoint::{CheckpointDamage, CheckpointWhy};
 use crate::wal::{Damage, Record, Why};
 
@@ -34,6 +34,7 @@ mod segments;
 mod uring;
 mod votes;
 
+use checkpoints::path_of as checkpoint_path;
 pub use checkpoints::{CheckpointEvent, CheckpointPart, Checkpoints, FileCheckpoints, Origin, is_checkpoint};
 pub use directory::CoreDirectory;
 pub use forgetting::forget_log;
@@ -77,7 +78,7 @@ pub trait Disk {
 /// How large a log is, and whether it can grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogState {
-    /// From the oldest segment to the open end.
+    /// Of all its files: what was written and not let go, what is ready to be written, and what is to be used again.
     pub bytes: u64,
     /// Past this a checkpoint is due. 0 is a log that never needs one.
     pub bytes_max: u64,
@@ -88,6 +89,12 @@ pub struct LogState {
 impl LogState {
     pub fn checkpoint_due(&self) -> bool {
         self.full || (self.bytes_max > 0 && self.bytes >= self.bytes_max)
+    }
+
+    /// How much it has grown since one became due, in hundredths of what was there then.
+    pub fn overdue_percent(&self) -> u64 {
+        let over = self.bytes.saturating_sub(self.bytes_max);
+        if self.full { 100 } else { (over * 100).checked_div(self.bytes_max).unwrap_or(0) }
     }
 }
 
@@ -109,10 +116,20 @@ pub enum DiskError {
         "{path}: the votes are missing, or both copies are damaged; nothing was changed; rebuild this replica from its peers"
     )]
     VotesLost { path: PathBuf },
-    #[error(
-        "{path}: damaged: {damage}; nothing was changed; delete it, and rebuild this replica from its peers"
-    )]
+    #[error("{path}: damaged: {damage}; nothing was changed; rebuild this replica from its peers")]
     CheckpointDamaged { path: PathBuf, damage: CheckpointDamage },
+    /// The log was cut because of it, or what it holds was acknowledged.
+    #[error(
+        "{path}: this checkpoint, or a later one, stood for every slot below {}, and is gone; nothing was changed; \
+         rebuild this replica from its peers", slot.0
+    )]
+    CheckpointLost { path: PathBuf, slot: Slot },
+    /// What no checkpoint replaces.
+    #[error(
+        "{path}: the oldest segments of the log are gone: it must begin with number {oldest} or before; nothing was \
+         changed; rebuild this replica from its peers"
+    )]
+    SegmentsLost { path: PathBuf, oldest: u64 },
     #[error("{path}: {why}; nothing was changed; check the data directory and the program's version")]
     CheckpointUnsuitable { path: PathBuf, why: CheckpointWhy },
     #[error("{path}: the drive has not answered for {} s; this core stops", WAL_STUCK_NS / SECOND)]

@@ -44,7 +44,7 @@ impl Segments {
     }
 
     pub(super) fn path(&self, number: u64) -> PathBuf {
-        self.directory.file(&format!("{number:016}.wal"))
+        path_of(&self.directory, number)
     }
 
     /// Fills `bytes` with the beginning of a segment, or with all of it. A shorter file leaves it shorter.
@@ -250,6 +250,27 @@ pub(super) fn numbers(directory: &CoreDirectory) -> Result<Vec<u64>, DiskError> 
 /// The number of the segment of this name.
 pub fn number_of(name: &str) -> Option<u64> {
     name.strip_suffix(".wal")?.parse().ok()
+}
+
+/// Of the log there is, if there is one: what the first sound header says.
+pub(super) fn size_of(directory: &CoreDirectory, numbers: &[u64]) -> Result<Option<usize>, DiskError> {
+    let mut block = Vec::new();
+    for number in numbers {
+        let path = path_of(directory, *number);
+        block.clear();
+        let read =
+            File::open(&path).and_then(|file| file.take(WAL_BLOCK_BYTES as u64).read_to_end(&mut block));
+        read.map_err(|source| io_error("reading", &path, source))?;
+        let header = SegmentHeader::decode(&block).ok();
+        if let Some(bytes) = header.and_then(|header| usize::try_from(header.segment_bytes).ok()) {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+fn path_of(directory: &CoreDirectory, number: u64) -> PathBuf {
+    directory.file(&format!("{number:016}.wal"))
 }
 
 const PREPARING: &str = ".new";

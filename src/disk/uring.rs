@@ -20,12 +20,13 @@ use std::os::fd::RawFd;
 
 use super::directory::CoreDirectory;
 use super::segments::{self, Fresh, Prepared, Preparer, Segments};
-use super::votes::{VOTES_NAME, VoteWriter, VotesFile};
+use super::votes::{Standing, VOTES_NAME, VoteWriter, VotesFile};
 use super::{Disk, DiskError, LogState};
 use crate::bounds::{
-    LOG_BYTES, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
+    WAL_BLOCK_BYTES, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_SEGMENT_BYTES_MIN, WAL_SEGMENTS_PER_LOG,
+    WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
 };
-use crate::types::{Lsn, Timestamp};
+use crate::types::{Lsn, PartitionId, Slot, Timestamp};
 use crate::wal::{
     End, LogIdentity, Record, RecordKind, RecordView, Replay, Votes, Wal, segment_of, start_of,
 };
@@ -52,8 +53,12 @@ pub struct UringDisk {
     space: Space,
     /// Since when writes wait for a segment that is not ready, though there is space for it.
     waiting_since: Option<Timestamp>,
-    /// The oldest segment that is not truncated.
-    oldest: u64,
+    /// The segments that are not truncated, oldest first, up to the highest ordered. Earlier lives leave holes.
+    kept: VecDeque<u64>,
+    /// Everything below is to go, as soon as it is durable.
+    unneeded: Lsn,
+    /// One that was retired waits to be used again.
+    has_spare: bool,
     segment_bytes: usize,
     log_bytes_max: u64,
     /// The time of the last turn.
@@ -70,15 +75,23 @@ pub struct UringDisk {
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
     pub identity: LogIdentity,
-    /// Bytes of a segment: the same for the whole life of a log.
+    /// Bytes of a segment of a new log. One that exists goes on as it began.
     pub segment_bytes: usize,
     /// Past this a checkpoint is due; see [`LogState`].
     pub log_bytes_max: u64,
+    /// The committed checkpoints, and where the log goes on behind each.
+    pub checkpoints: Vec<(PartitionId, Slot)>,
+    /// Log and checkpoints were given up: what there is now is all there need be.
+    pub begins_anew: bool,
 }
 
 impl DiskOptions {
-    pub fn new(identity: LogIdentity) -> DiskOptions {
-        DiskOptions { identity, segment_bytes: WAL_SEGMENT_BYTES, log_bytes_max: LOG_BYTES }
+    /// With segments small enough that a log within its bound is made of several.
+    pub fn new(identity: LogIdentity, log_bytes_max: u64) -> DiskOptions {
+        let wanted = usize::try_from(log_bytes_max / WAL_SEGMENTS_PER_LOG).unwrap_or(WAL_SEGMENT_BYTES);
+        let whole = wanted - wanted % WAL_BLOCK_BYTES;
+        let segment_bytes = whole.clamp(WAL_SEGMENT_BYTES_MIN, WAL_SEGMENT_BYTES);
+        DiskOptions { identity, segment_bytes, log_bytes_max, checkpoints: Vec::new(), begins_anew: false }
     }
 }
 
@@ -120,22 +133,28 @@ impl UringDisk {
         options: &DiskOptions,
         visit: &mut dyn FnMut(RecordView<'_>),
     ) -> Result<Opened, DiskError> {
-        let DiskOptions { identity, segment_bytes, log_bytes_max } = *options;
-        let segments = Segments::new(directory, identity, segment_bytes);
+        let DiskOptions { identity, log_bytes_max, ref checkpoints, begins_anew, .. } = *options;
         let numbers = segments::numbers(directory)?;
+        let segment_bytes = segments::size_of(directory, &numbers)?.unwrap_or(options.segment_bytes);
+        let segments = Segments::new(directory, identity, segment_bytes);
         let mut logged = Votes::default();
         let end =
             replay(&segments, &numbers, Replay::new(identity, segment_bytes), segment_bytes, &mut |view| {
                 if view.record.kind == RecordKind::Vote {
                     logged.raise(view.record.partition, view.record.ballot);
+                    logged.cover(view.record.partition, view.record.slot);
                 }
                 visit(view);
             })?;
         // Before anything is changed: a log without its votes is not to be continued.
-        let votes = VotesFile::open(directory, identity, &logged)?;
+        let standing = Standing { first: numbers.first().copied(), checkpoints, begins_anew };
+        let votes = VotesFile::open(directory, identity, &logged, &standing)?;
         settle(&segments, &numbers, &end)?;
 
         let first = numbers.last().map_or(0, |last| last + 1);
+        let last = end.segment.unwrap_or(0);
+        let left = numbers.iter().copied().filter(|number| *number <= last);
+        let kept = left.chain(first..=first + SEGMENTS_AHEAD).collect();
         let start = start_of(first, segment_bytes);
         let previous = if numbers.is_empty() { start } else { end.end };
         let (bell_heard, bell) =
@@ -151,7 +170,9 @@ impl UringDisk {
             ordered: first + SEGMENTS_AHEAD,
             space: Space::default(),
             waiting_since: None,
-            oldest: numbers.first().copied().unwrap_or(first),
+            kept,
+            unneeded: Lsn::default(),
+            has_spare: false,
             segment_bytes,
             log_bytes_max,
             now: Timestamp::default(),
@@ -216,7 +237,8 @@ impl UringDisk {
     fn has_segment(&mut self, segment: u64) -> Result<bool, DiskError> {
         while self.ordered < segment + SEGMENTS_AHEAD {
             self.ordered += 1;
-            self.preparer.prepare(self.ordered);
+            self.kept.push_back(self.ordered);
+            self.order(self.ordered);
         }
         if !self.attached.contains(&segment) {
             self.take_prepared()?;
@@ -256,9 +278,21 @@ impl UringDisk {
 
     /// Orders again what there was no space for.
     fn retry_refused(&mut self) {
-        for number in self.space.refused.drain(..) {
-            self.preparer.prepare(number);
+        for number in mem::take(&mut self.space.refused) {
+            self.order(number);
         }
+    }
+
+    fn order(&mut self, number: u64) {
+        self.has_spare = false;
+        self.preparer.prepare(number);
+    }
+
+    /// Nothing at or above what is durable goes, whatever the caller says; but it goes when it is.
+    fn cut(&mut self) {
+        let below = self.unneeded.min(self.votes.limit(self.durable));
+        self.votes.on_truncate(segment_of(below, self.segment_bytes));
+        self.retire_truncated();
     }
 
     fn attach(&mut self, fresh: &Fresh) -> Result<(), DiskError> {
@@ -305,6 +339,7 @@ impl UringDisk {
         }
         self.wal.on_durable(self.durable);
         self.detach_written()?;
+        self.cut();
         self.refuse_stuck()?;
         if !self.space.refused.is_empty() && self.now >= self.space.retry_at {
             self.retry_refused();
@@ -339,7 +374,23 @@ impl UringDisk {
         let path = || self.directory.file(VOTES_NAME);
         written.map_err(|source| DiskError::Io { what: "writing", path: path(), source })?;
         self.votes.on_wrote();
+        self.retire_truncated();
         Ok(())
+    }
+
+    /// What the votes' file says to be gone goes.
+    fn retire_truncated(&mut self) {
+        let keep = self.votes.truncated();
+        let before = self.kept.len();
+        while let Some(oldest) = self.kept.front().copied().filter(|oldest| *oldest < keep) {
+            self.kept.pop_front();
+            self.preparer.retire(oldest);
+            self.has_spare = true;
+        }
+        if self.kept.len() < before {
+            // What is retired is used again: there is space now.
+            self.retry_refused();
+        }
     }
 
     /// What was started before anybody told the time was started now.
@@ -389,7 +440,7 @@ impl UringDisk {
 impl Disk for UringDisk {
     fn append(&mut self, record: Record<'_>) -> Lsn {
         if record.kind == RecordKind::Vote {
-            self.votes.on_vote(record.partition, record.ballot, self.wal.appended());
+            self.votes.on_vote(record.partition, record.ballot, record.slot, self.wal.appended());
         }
         self.wal.append(record)
     }
@@ -413,23 +464,13 @@ impl Disk for UringDisk {
     }
 
     fn truncate(&mut self, below: Lsn) {
-        // Nothing at or above what is durable goes, whatever the caller says.
-        let keep = segment_of(below.min(self.votes.limit(self.durable)), self.segment_bytes);
-        if self.oldest < keep {
-            while self.oldest < keep {
-                // Numbers may have holes, where an earlier recovery skipped segments.
-                if self.segments.path(self.oldest).exists() {
-                    self.preparer.retire(self.oldest);
-                }
-                self.oldest += 1;
-            }
-            // What is retired is used again: there is space now.
-            self.retry_refused();
-        }
+        self.unneeded = self.unneeded.max(below);
+        self.cut();
     }
 
     fn state(&self) -> LogState {
-        let bytes = self.wal.appended().0 - self.oldest * self.segment_bytes as u64;
+        let files = self.kept.len() + usize::from(self.has_spare);
+        let bytes = (files * self.segment_bytes) as u64;
         LogState { bytes, bytes_max: self.log_bytes_max, full: self.space.full }
     }
 

@@ -1,4 +1,5 @@
-//! The file of a core's votes: two copies of them, each written only while the other stands.
+//! The file of a core's votes, and of what else outlives its log: two copies, each written only while the other
+//! stands.
 //!
 //! `wal` knows what a copy looks like, `uring` writes it. Here: where it goes, which copy is next, and how
 //! far the log may be called durable meanwhile.
@@ -9,6 +10,8 @@
 //!      however the other was lost: torn, or rotten years later.
 //!   3. The file has its full size and both copies before it has its name, and has its name before the
 //!      first segment of the log: a log without it has lost it.
+//!   4. That a checkpoint replaces part of the log is in both copies before that part goes, and before anything
+//!      leaves that rests on it: log and checkpoints that hold less have lost it.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
@@ -18,9 +21,10 @@ use std::os::unix::fs::FileExt;
 use memmap2::MmapMut;
 
 use super::directory::{CoreDirectory, io_error, open_direct};
-use super::{DiskError, segments};
+use super::{DiskError, checkpoint_path, segments};
 use crate::bounds::VOTES_COPY_BYTES;
-use crate::types::{Ballot, Lsn, PartitionId};
+use crate::rules::{self, Rule};
+use crate::types::{Ballot, Lsn, PartitionId, Slot};
 use crate::wal::{LogIdentity, Votes, Why};
 
 /// The votes of a core, as far as both homes tell that they counted: readable when the log is not. Touches
@@ -72,6 +76,38 @@ impl Copies {
     }
 }
 
+/// What is there beside the votes.
+pub(super) struct Standing<'a> {
+    /// The oldest segment of the log.
+    pub(super) first: Option<u64>,
+    /// Where the log goes on behind each committed checkpoint.
+    pub(super) checkpoints: &'a [(PartitionId, Slot)],
+    /// Log and checkpoints were given up, and that is noted: what there is now is all there need be.
+    pub(super) begins_anew: bool,
+}
+
+impl Standing<'_> {
+    /// Whether log and checkpoints hold in one piece what the votes say they did (invariant 4).
+    fn check(&self, directory: &CoreDirectory, votes: &Votes) -> Result<(), DiskError> {
+        if self.begins_anew || !rules::on(Rule::WholeLog) {
+            return Ok(());
+        }
+        let used = votes.oldest() > 0 || votes.iter().next().is_some();
+        if self.first.map_or(used, |first| first > votes.oldest()) {
+            let (path, oldest) = (directory.path().to_owned(), votes.oldest());
+            return Err(DiskError::SegmentsLost { path, oldest });
+        }
+        for (partition, slot) in votes.covers() {
+            let known = self.checkpoints.iter().find(|(known, _)| *known == partition);
+            if known.is_none_or(|(_, found)| *found < slot) {
+                let path = checkpoint_path(directory, partition);
+                return Err(DiskError::CheckpointLost { path, slot });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The file, open to be written to, with both copies sound.
 pub(super) struct VotesFile {
     pub(super) file: File,
@@ -86,6 +122,7 @@ impl VotesFile {
         directory: &CoreDirectory,
         identity: LogIdentity,
         logged: &Votes,
+        standing: &Standing<'_>,
     ) -> Result<VotesFile, DiskError> {
         let copies = Copies::read(directory, identity)?;
         let made = copies.is_some();
@@ -93,6 +130,13 @@ impl VotesFile {
         let Copies { mut votes, generation, weaker, agree } = copies.unwrap_or_else(new);
         let before = votes.clone();
         votes.merge(logged);
+        if made {
+            standing.check(directory, &votes)?;
+        }
+        if standing.begins_anew {
+            votes.begin_anew(standing.first.unwrap_or(0), standing.checkpoints);
+        }
+        votes.begins_at(standing.first.unwrap_or(0));
         let stale = !agree || votes != before;
         let generation = generation + u64::from(stale);
         let path = directory.file(if made { VOTES_NAME } else { VOTES_NEW });
@@ -137,6 +181,10 @@ pub(super) struct VoteWriter {
     /// that is in no generation yet.
     writing: Option<Lsn>,
     waiting: Option<Lsn>,
+    /// Segments before this one may go: both copies say so.
+    truncated: u64,
+    /// The same, when the generation being written is in both copies.
+    truncating: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,20 +201,34 @@ impl VoteWriter {
     pub(super) fn new(identity: LogIdentity, votes: Votes, generation: u64) -> VoteWriter {
         let bytes = Vec::with_capacity(VOTES_COPY_BYTES);
         let stage = Stage::Settled;
-        VoteWriter { identity, votes, generation, bytes, stage, writing: None, waiting: None }
+        let (truncated, truncating) = (votes.oldest(), votes.oldest());
+        let (writing, waiting) = (None, None);
+        VoteWriter { identity, votes, generation, bytes, stage, writing, waiting, truncated, truncating }
     }
 
-    /// A vote was appended to a log that had reached `before`.
-    pub(super) fn on_vote(&mut self, partition: PartitionId, ballot: Ballot, before: Lsn) {
-        if self.votes.raise(partition, ballot) {
+    /// A vote was appended to a log that had reached `before`; the slots below `covered` are in a checkpoint.
+    pub(super) fn on_vote(&mut self, partition: PartitionId, ballot: Ballot, covered: Slot, before: Lsn) {
+        let covers = self.votes.cover(partition, covered);
+        if self.votes.raise(partition, ballot) || covers {
             self.waiting.get_or_insert(before);
         }
     }
 
+    /// Segments before this one are to go, once `truncated` says so.
+    pub(super) fn on_truncate(&mut self, oldest: u64) {
+        self.votes.truncate(oldest);
+    }
+
+    pub(super) fn truncated(&self) -> u64 {
+        self.truncated
+    }
+
     /// The next copy to write, and where; not before the last one was.
     pub(super) fn next_write(&mut self) -> Option<(u64, &[u8])> {
-        if self.stage == Stage::Settled && self.waiting.is_some() {
+        let due = self.waiting.is_some() || self.votes.oldest() > self.truncated;
+        if self.stage == Stage::Settled && due {
             self.writing = self.waiting.take();
+            self.truncating = self.votes.oldest();
             self.generation += 1;
             self.votes.encode(self.identity, self.generation, &mut self.bytes);
             self.stage = Stage::Due(0);
@@ -187,6 +249,7 @@ impl VoteWriter {
             Stage::UnderWay(_) => {
                 self.stage = Stage::Settled;
                 self.writing = None;
+                self.truncated = self.truncating;
             }
             Stage::Settled | Stage::Due(_) => panic!("no copy was being written"),
         }
@@ -233,7 +296,7 @@ mod tests {
     fn a_vote_counts_when_both_copies_are_written_one_after_the_other() {
         let mut writer = writer();
         assert_eq!(writer.limit(Lsn(90)), Lsn(90));
-        writer.on_vote(PartitionId(3), ballot(1), Lsn(100));
+        writer.on_vote(PartitionId(3), ballot(1), Slot(0), Lsn(100));
         for copy in [0, 1] {
             assert_eq!(writer.limit(Lsn(200)), Lsn(100));
             assert_eq!(writer.next_write().map(|(offset, _)| offset), Some(offset_of(copy)));
@@ -249,9 +312,9 @@ mod tests {
     #[test]
     fn a_vote_that_comes_too_late_for_a_generation_waits_for_the_next() {
         let mut writer = writer();
-        writer.on_vote(PartitionId(3), ballot(1), Lsn(100));
+        writer.on_vote(PartitionId(3), ballot(1), Slot(0), Lsn(100));
         assert!(writer.next_write().is_some());
-        writer.on_vote(PartitionId(4), ballot(1), Lsn(150));
+        writer.on_vote(PartitionId(4), ballot(1), Slot(0), Lsn(150));
         writer.on_wrote();
         assert!(writer.next_write().is_some());
         writer.on_wrote();
@@ -262,17 +325,41 @@ mod tests {
         assert_eq!((generation, votes.get(PartitionId(4))), (3, Some(ballot(1))));
     }
 
+    /// Deleted before the file knows, what is missing would not be missed.
+    #[test]
+    fn segments_go_when_both_copies_know_the_checkpoint_that_replaces_them() {
+        let mut writer = writer();
+        writer.on_vote(PartitionId(3), ballot(1), Slot(0), Lsn(100));
+        assert!(writer.next_write().is_some());
+        writer.on_vote(PartitionId(3), ballot(1), Slot(50), Lsn(200));
+        writer.on_truncate(4);
+        for _ in 0..2 {
+            writer.on_wrote();
+            assert_eq!(
+                (writer.truncated(), writer.limit(Lsn(300))),
+                (0, Lsn(if writer.stage == Stage::Settled { 200 } else { 100 }))
+            );
+            assert!(writer.next_write().is_some());
+        }
+        writer.on_wrote();
+        let (_, bytes) = writer.next_write().unwrap();
+        let (_, votes) = Votes::decode(bytes, LogIdentity::new("demo", NodeId(2), CoreId(1))).unwrap();
+        assert_eq!((votes.oldest(), votes.covered(PartitionId(3))), (4, Slot(50)));
+        writer.on_wrote();
+        assert_eq!((writer.truncated(), writer.limit(Lsn(300))), (4, Lsn(300)));
+    }
+
     /// A ballot the file holds already is a repetition: nothing waits for it.
     #[test]
     fn a_vote_that_is_no_news_writes_nothing() {
         let mut writer = writer();
-        writer.on_vote(PartitionId(3), ballot(2), Lsn(100));
+        writer.on_vote(PartitionId(3), ballot(2), Slot(0), Lsn(100));
         for _ in 0..2 {
             assert!(writer.next_write().is_some());
             writer.on_wrote();
         }
-        writer.on_vote(PartitionId(3), ballot(2), Lsn(150));
-        writer.on_vote(PartitionId(3), ballot(1), Lsn(160));
+        writer.on_vote(PartitionId(3), ballot(2), Slot(0), Lsn(150));
+        writer.on_vote(PartitionId(3), ballot(1), Slot(0), Lsn(160));
         assert_eq!((writer.limit(Lsn(200)), writer.next_write()), (Lsn(200), None));
     }
 }

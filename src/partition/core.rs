@@ -60,7 +60,7 @@ pub struct Core<P: Procedure> {
     effects: Vec<Effect<P>>,
     unlocked: VecDeque<(usize, TxnId)>,
     replies: VecDeque<(u64, Reply, Option<P>)>,
-    handed: VecDeque<Handed>,
+    pub(super) handed: VecDeque<Handed>,
     settled: Vec<Settled>,
     led: Vec<PartitionId>,
     hosted: Vec<PartitionId>,
@@ -121,6 +121,7 @@ impl<P: Procedure> Core<P> {
         for (stamp, end) in recovery.closed() {
             knowledge.learn_closed(stamp, end);
         }
+        let checkpoints = Checkpointer::behind(recovery.last());
         Core {
             me,
             replicas: hosted
@@ -144,7 +145,7 @@ impl<P: Procedure> Core<P> {
             fresh_told: 0,
             new_reigns: Vec::new(),
             risen: Vec::new(),
-            checkpoints: Checkpointer::default(),
+            checkpoints,
             prng: Prng::with_seed(seed),
             effects: Vec::new(),
             unlocked: VecDeque::new(),

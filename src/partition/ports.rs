@@ -17,6 +17,10 @@ pub trait Log {
 
     /// It has grown so large that checkpoints should let its oldest part go.
     fn checkpoint_due(&self) -> bool;
+
+    /// How much it has grown since one became due, in hundredths of what was there then: with 100 it has taken all
+    /// that an operator has set aside for it.
+    fn overdue_percent(&self) -> u64;
 }
 
 /// The checkpoints of a core: one being made, one being received, and the newest committed one of each

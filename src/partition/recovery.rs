@@ -9,7 +9,7 @@ use super::checkpoint::{Loaded, Loading, Logged};
 use crate::config::{Config, Durability};
 use crate::paxos::{Entry, Forgot, Restored};
 use crate::rules::{self, Rule};
-use crate::types::{Ballot, PartitionId, Slot, Stamp, Timestamp};
+use crate::types::{Ballot, Lsn, PartitionId, Slot, Stamp, Timestamp};
 use crate::wal::checkpoint::Piece;
 use crate::wal::{Record, RecordKind, RecordView};
 use crate::wire::{Batch, BatchView};
@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub struct Recovery {
     partitions: BTreeMap<PartitionId, Found>,
+    /// Where the last record of the log lies.
+    last: Lsn,
     /// The checkpoint being shown.
     shown: Option<PartitionId>,
     /// The disk was emptied or its log given up: not even the promises made are all known.
@@ -99,6 +101,7 @@ impl Recovery {
     /// A record of the log, in the order of the log.
     pub fn on_record(&mut self, view: &RecordView<'_>) {
         let RecordView { lsn, record: Record { kind, partition, ballot, slot, payload } } = *view;
+        self.last = lsn;
         self.on_vote(partition, ballot);
         if kind == RecordKind::Accept {
             self.on_promised(partition, ballot);
@@ -116,8 +119,21 @@ impl Recovery {
         }
     }
 
+    /// The checkpoints shown, and where the log goes on behind each.
+    pub fn checkpoints(&self) -> Vec<(PartitionId, Slot)> {
+        let loading = |(partition, found): (&PartitionId, &Found)| {
+            Some((*partition, found.checkpoint.as_ref()?.slot()))
+        };
+        self.partitions.iter().filter_map(loading).collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty() && !self.started_before
+    }
+
+    /// Nothing that was found in the log lies behind this.
+    pub(super) fn last(&self) -> Lsn {
+        self.last
     }
 
     /// How epochs ended, as far as the checkpoints tell: to be known before anything else is believed.

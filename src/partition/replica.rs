@@ -343,7 +343,8 @@ impl<P: Procedure> Replica<P> {
     /// When `propose` next has something to do though nothing happens.
     pub fn deadline(&self) -> Option<Timestamp> {
         if !self.open {
-            return Some(self.resend_at);
+            let catch_up = self.stream.catch_up_deadline();
+            return Some(catch_up.map_or(self.resend_at, |at| at.min(self.resend_at)));
         }
         let heartbeat = self.proposed_at.plus_ns(HEARTBEAT_INTERVAL_NS).min(self.resend_at);
         let store = self.store.borrow();
@@ -382,6 +383,7 @@ impl<P: Procedure> Replica<P> {
             self.resend_at = now.plus_ns(RESEND_INTERVAL_NS);
             self.stream.resend(&mut self.effects);
         }
+        self.stream.catch_up(now, &mut self.effects);
         self.stream.announce(&mut self.effects);
         self.stream.retain();
         if self.archive.delivered.is_full() {
@@ -424,7 +426,9 @@ impl<P: Procedure> Replica<P> {
         match persist {
             Persist::Vote { ballot } => {
                 let kind = RecordKind::Vote;
-                let record = Record { kind, partition, ballot, slot: Slot(0), payload: &[] };
+                // What outlives the log says how much of it a checkpoint replaces.
+                let slot = self.archive.newest().unwrap_or_default();
+                let record = Record { kind, partition, ballot, slot, payload: &[] };
                 self.vote_lsn = log.append(&record);
                 self.archive.logged.on_vote(self.vote_lsn);
                 handed.push_back(Handed { lsn: self.vote_lsn, partition, what: HandedWhat::Vote(ballot) });
@@ -448,6 +452,14 @@ impl<P: Procedure> Replica<P> {
                 }
             }
         }
+    }
+
+    /// A checkpoint of every slot below `slot` is on disk. What leaves from here on may rest on it, so it waits until
+    /// it would be missed: told again with the vote, which outlives the log.
+    pub(super) fn on_checkpoint(&mut self, slot: Slot, log: &mut dyn Log, handed: &mut VecDeque<Handed>) {
+        self.archive.on_committed(slot);
+        let ballot = self.stream.promised();
+        self.persist(Persist::Vote { ballot }, log, handed);
     }
 
     /// Where acceptances count on disk, so does what is known of them.

@@ -31,6 +31,7 @@ pub struct PaperLog {
     appended: u64,
     durable: Lsn,
     pub wants_checkpoint: bool,
+    pub overdue_percent: u64,
     /// Acceptances that were cut off since somebody looked.
     pub cut: Vec<(PartitionId, Slot)>,
 }
@@ -70,6 +71,10 @@ impl Log for PaperLog {
 
     fn checkpoint_due(&self) -> bool {
         self.wants_checkpoint
+    }
+
+    fn overdue_percent(&self) -> u64 {
+        self.overdue_percent
     }
 }
 

@@ -220,6 +220,11 @@ impl Learner {
         self.known_everywhere
     }
 
+    /// How far the leader said it has chosen.
+    pub fn chosen_heard(&self) -> Slot {
+        self.heard.chosen_end
+    }
+
     pub fn next_heard(&self) -> Slot {
         self.heard.next_slot
     }

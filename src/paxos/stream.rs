@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod catch_up;
+mod pace;
 mod rejoin;
 
 use super::acceptor::Acceptor;
@@ -30,6 +31,7 @@ use crate::bounds::BATCH_BYTES_MAX;
 use crate::rules::{Rule, on};
 use crate::types::{Ballot, NodeId, Slot};
 use catch_up::TooFarBehind;
+use pace::Pace;
 use rejoin::Rejoining;
 pub use rejoin::{Forgot, Restored};
 
@@ -41,6 +43,7 @@ pub struct Stream {
     /// While it lasts, our vote counts nowhere.
     rejoining: Option<Rejoining>,
     too_far_behind: TooFarBehind,
+    pace: Pace,
 }
 
 pub struct StreamConfig {
@@ -74,6 +77,7 @@ impl Stream {
         let quorum = Quorum::new(config.me, config.replicas);
         Stream {
             too_far_behind: TooFarBehind::new(quorum.len()),
+            pace: Pace::default(),
             quorum,
             acceptor: Acceptor::new(config.limits),
             learner: Learner::new(config.own_vote_needs_disk),

@@ -27,6 +27,10 @@ impl<K: Disk> Log for CoreLog<K> {
     fn checkpoint_due(&self) -> bool {
         self.0.state().checkpoint_due()
     }
+
+    fn overdue_percent(&self) -> u64 {
+        self.0.state().overdue_percent()
+    }
 }
 
 /// The checkpoints on files, if the core keeps any. A fault of the drive is kept for whoever stops the core.

@@ -1,6 +1,7 @@
 //! The data directory of a node, beside those of its cores: whose it is, and how far a rebuild has come.
 //!
-//! One small file, `node.toml`, replaced as a whole at every start. What a core keeps is `disk`'s.
+//! One small file, `node.toml`, replaced as a whole at every start, with a checksum of all that follows in its first
+//! line. What a core keeps is `disk`'s.
 //!
 //! Invariants:
 //!   1. A directory is used only by the node, cluster, cores and durability it was made for: with other cores
@@ -116,6 +117,7 @@ impl NodeDirectory {
 
     fn write(&self) -> Result<(), DiskError> {
         let text = toml::to_string(&self.written).expect("names and numbers can be written");
+        let text = format!("{}{text}", first_line(&text));
         let (path, new) = (self.path.join(NAME), self.path.join(NAME_NEW));
         let replace = || {
             let mut file = File::create(&new)?;
@@ -185,10 +187,21 @@ fn read(data: &Path) -> Result<Found, DiskError> {
         }
         Err(source) => return Err(DiskError::Io { what: "reading", path, source }),
     };
-    Ok(match toml::from_str(&text) {
+    // First of all: a flipped bit must not make the file another's.
+    let Some(text) = text.split_inclusive('\n').next().and_then(|first| {
+        let rest = &text[first.len()..];
+        (first == first_line(rest)).then_some(rest)
+    }) else {
+        return Ok(Found::Unreadable(format!("the checksum of {NAME} does not match")));
+    };
+    Ok(match toml::from_str(text) {
         Ok(written) => Found::Written(written),
         Err(error) => Found::Unreadable(format!("{NAME} cannot be read: {}", error.message())),
     })
+}
+
+fn first_line(rest: &str) -> String {
+    format!("crc32c = \"{:08x}\"\n", crc32c::crc32c(rest.as_bytes()))
 }
 
 fn has_logs(data: &Path) -> io::Result<bool> {
@@ -217,7 +230,7 @@ const NAME: &str = "node.toml";
 const NAME_NEW: &str = "node.toml.new";
 const CORE: &str = "core-";
 /// Of the file and of the layout of the directory.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -288,6 +301,28 @@ mod tests {
             let directory = NodeDirectory::open(&config, NodeId(1), Start::Rebuild);
             assert_eq!(directory.map(|directory| directory.rebuild()).ok().flatten(), Some(Rebuild::Forget));
         }
+    }
+
+    /// A bit that flipped in a name makes it another node's, which nothing could bring back.
+    #[test]
+    fn a_flipped_bit_in_the_file_is_no_other_node_and_a_rebuild_helps() {
+        let data = tempfile::tempdir().unwrap();
+        let ours = config(data.path(), |_| {});
+        drop(open(&ours).map_err(|error| error.to_string()).unwrap());
+        let file = ours.nodes[1].data.join(NAME);
+        let sound = fs::read(&file).unwrap();
+        for bit in 0..sound.len() * 8 {
+            let mut flipped = sound.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, flipped).unwrap();
+            let found = open(&ours).map(drop);
+            assert!(matches!(found, Err(StartError::Lost { .. })), "bit {bit}");
+            assert!(matches!(read(file.parent().unwrap()), Ok(Found::Unreadable(_))), "bit {bit}");
+        }
+        assert!(NodeDirectory::open(&ours, NodeId(1), Start::Rebuild).is_ok());
+        let other = config(data.path(), |flags| flags.durability = Durability::Memory);
+        let other = NodeDirectory::open(&other, NodeId(1), Start::Rebuild).map(drop);
+        assert!(matches!(other, Err(StartError::Foreign { .. })), "another's is not ours to forget");
     }
 
     /// Invariant 3: a crash while it learns must not turn it into a replica that forgot nothing.

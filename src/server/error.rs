@@ -60,9 +60,11 @@ pub enum StopError {
 /// After damage nothing but the peers can help.
 fn way_on(error: &DiskError) -> &'static str {
     match error {
-        DiskError::Damaged { .. } | DiskError::VotesLost { .. } | DiskError::CheckpointDamaged { .. } => {
-            REBUILD
-        }
+        DiskError::Damaged { .. }
+        | DiskError::VotesLost { .. }
+        | DiskError::SegmentsLost { .. }
+        | DiskError::CheckpointDamaged { .. }
+        | DiskError::CheckpointLost { .. } => REBUILD,
         _ => "mend that, or name another directory",
     }
 }

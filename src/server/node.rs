@@ -1,6 +1,7 @@
 //! One node: what it needs of the machine and of its disks, claimed before it runs; and its threads.
 #![forbid(unsafe_code)]
 
+use super::background::Background;
 use super::directory::{NodeDirectory, Rebuild, Start, of_core};
 use super::{CoreReport, Make, News, StartError, StopError};
 use crate::bounds::WAL_SEGMENT_BYTES_VOTES;
@@ -261,7 +262,10 @@ struct Recovered {
 /// because what it held is the core's; and before that is pinned, because the log has a thread of its own,
 /// which would be pinned with it.
 fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>) -> Option<Recovered> {
-    let (said, recovered) = match open_log(config, me, rebuilds) {
+    let background = Background::begin();
+    let opened_log = open_log(config, me, rebuilds);
+    drop(background);
+    let (said, recovered) = match opened_log {
         Ok((recovered, notices)) => (Ok(notices), Some(recovered)),
         Err(source) => (Err(failure(config, me, source)), None),
     };
@@ -272,7 +276,7 @@ fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>
 
 fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered, Vec<String>), DiskError> {
     let identity = identity(config, me);
-    let mut options = DiskOptions { log_bytes_max: config.log_bytes, ..DiskOptions::new(identity) };
+    let mut options = DiskOptions::new(identity, config.log_bytes);
     if config.durability == Durability::Memory {
         options.segment_bytes = WAL_SEGMENT_BYTES_VOTES;
     }
@@ -286,6 +290,8 @@ fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered,
         let loaded = FileCheckpoints::load(&directory, options.identity.cluster, partition, &mut visit)?;
         checkpoints += usize::from(loaded.is_some());
     }
+    options.checkpoints = recovery.checkpoints();
+    options.begins_anew = rebuilds;
     let opened = UringDisk::open(&directory, &options, &mut |view| {
         records += 1;
         recovery.on_record(&view);

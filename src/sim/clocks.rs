@@ -75,7 +75,7 @@ const MILLION: i64 = 1_000_000;
 /// One that gains this and one that loses it stay within `CLOCK_DRIFT_PART` of each other.
 const DRIFT_PPM_MAX: i64 = MILLION / (2 * CLOCK_DRIFT_PART as i64);
 /// Two clocks this far off, one each way, and a frame between them still understand each other.
-const CLOCK_OFF_NS_MAX: u64 = MAX_CLOCK_SKEW_NS / 2 - 50 * MS;
+pub const CLOCK_OFF_NS_MAX: u64 = MAX_CLOCK_SKEW_NS / 2 - 50 * MS;
 
 #[cfg(test)]
 mod tests {

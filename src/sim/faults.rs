@@ -55,10 +55,13 @@ pub enum Fault {
     Replay,
     /// Whoever leads one shard is cut off, again and again, for about an election timeout.
     Flap,
+    /// While its node is down a disk loses a checkpoint, or the oldest part of its log: starting is refused, and the
+    /// replica is rebuilt from its peers.
+    Wipe,
 }
 
 /// Every fault with the name it has on the command line.
-pub const FAULTS: [(&str, Fault); 22] = [
+pub const FAULTS: [(&str, Fault); 23] = [
     ("loss", Fault::Loss),
     ("delay", Fault::Delay),
     ("duplicate", Fault::Duplicate),
@@ -81,6 +84,7 @@ pub const FAULTS: [(&str, Fault); 22] = [
     ("core", Fault::Core),
     ("replay", Fault::Replay),
     ("flap", Fault::Flap),
+    ("wipe", Fault::Wipe),
 ];
 
 /// A set of faults.
@@ -207,6 +211,8 @@ pub struct Profile {
     pub flap_every_ns: u64,
     /// The share of crashes that wait for a moment that is a bad one.
     pub aimed: f64,
+    /// Chance per restart of a node that one of its disks has lost what nobody may do without.
+    pub wipe: f64,
 }
 
 impl Profile {
@@ -263,6 +269,7 @@ impl Profile {
             replay_every_ns: if replay { prng.u64(50 * MS..=SECOND) } else { 0 },
             flap_every_ns: if flap { prng.u64(SECOND..=4 * SECOND) } else { 0 },
             aimed: *pick(prng, &[0.0, 0.5, 0.9]),
+            wipe: if faults.contains(Fault::Wipe) { *pick(prng, &[0.0, 0.0, 0.2, 0.5]) } else { 0.0 },
         }
     }
 
@@ -289,7 +296,8 @@ impl Profile {
         (self.crash_every_ns, self.power_every_ns) = (0, 0);
         (self.misdirect_every_ns, self.lost_every_ns, self.jump_every_ns) = (0, 0, 0);
         (self.core_every_ns, self.replay_every_ns, self.flap_every_ns) = (0, 0, 0);
-        (self.disk_spike, self.disk_fails, self.disk_full, self.rot) = (0.0, 0.0, 0.0, 0.0);
+        (self.disk_spike, self.disk_fails, self.disk_full) = (0.0, 0.0, 0.0);
+        (self.rot, self.wipe) = (0.0, 0.0);
     }
 }
 

@@ -9,13 +9,16 @@
 #![forbid(unsafe_code)]
 
 use super::attic::{OldAnswer, OldFrame};
-use super::disk::Lie;
+use super::clocks::CLOCK_OFF_NS_MAX;
+use super::disk::{Lie, Medium};
 use super::faults::{Fault, pick};
 use super::world::{SimCore, What, World};
 use crate::bounds::{MS, SECOND};
+use crate::config::Durability;
 use crate::partition::{Replica, cluster_hash};
 use crate::paxos::{Rejoined, Role};
 use crate::rpc::Rpc;
+use crate::rules::{self, Rule};
 use crate::types::{NodeId, ShardId, Timestamp};
 use crate::wire::{Message, StreamMessage};
 
@@ -42,11 +45,18 @@ impl World {
     }
 
     /// A wall clock is set, and the node may be started anew at once.
+    ///
+    /// Where memory counts, by no more than peers bear. Another start puts right what they do not, and there only
+    /// a minority may be started anew at a time; but while they refuse what a leader says, nothing that rests on it
+    /// is settled, and whoever has forgotten is not taught.
     pub(super) fn jump(&mut self) {
         if self.profile.jump_every_ns == 0 {
             return;
         }
-        let (node, most) = (self.draw_node(), self.profile.jump_ns as i64);
+        let forgets = self.config.durability != Durability::QuorumDisk;
+        let jump_ns =
+            if forgets { self.profile.jump_ns.min(CLOCK_OFF_NS_MAX / 2) } else { self.profile.jump_ns };
+        let (node, most) = (self.draw_node(), jump_ns as i64);
         self.nodes[usize::from(node.0)].clock.set_wall(self.prng.i64(-most..=most));
         if self.prng.bool() {
             self.doom(node);
@@ -261,6 +271,39 @@ impl World {
             self.schedule(found_at, What::Doom { node });
         }
         self.again(every_ns, what);
+    }
+
+    /// One of the node's disks has lost a checkpoint or the oldest part of its log, if no other replica is short of
+    /// anything. Whether it has.
+    pub(super) fn wipe(&mut self, node: NodeId) -> Result<bool, String> {
+        let strikes = self.profile.wipe > 0.0 && self.prng.f64() < self.profile.wipe;
+        if !strikes || !self.may_lose_disk(node) {
+            return Ok(false);
+        }
+        let places: Vec<usize> = (0..self.cores.len()).filter(|at| self.cores[*at].me.node == node).collect();
+        let at = *pick(&mut self.prng, &places);
+        if self.cores[at].mends {
+            return Ok(false);
+        }
+        let World { cores, prng, .. } = self;
+        let SimCore { medium, checkpoints, .. } = &mut cores[at];
+        let before = (medium.clone(), checkpoints.clone());
+        let lost = match prng.bool() {
+            true => checkpoints.lose(prng).is_some(),
+            false => medium.as_mut().is_some_and(Medium::lose_oldest),
+        };
+        let found = self.read_checkpoints(at)?.checkpoints();
+        let core = &mut self.cores[at];
+        // What nothing rests on yet is not missed.
+        if !lost || !core.medium.as_ref().is_some_and(|medium| medium.misses_any(&found)) {
+            (core.medium, core.checkpoints) = before;
+            return Ok(false);
+        }
+        if rules::on(Rule::WholeLog) {
+            core.rebuild();
+        }
+        self.stats.struck.strike(Fault::Wipe);
+        Ok(true)
     }
 
     fn draw_node(&mut self) -> NodeId {

@@ -109,6 +109,7 @@ fn drive(world: &mut World) -> Result<Summary, String> {
             return Err(format!("no rest: {}", unrest(world)));
         }
     }
+    // A drive that lied before the world healed may yet kill its node.
     while let Some(unsettled) = unsettled(world) {
         for _ in 0..SETTLE_STEPS {
             advance(world)?;
@@ -142,8 +143,12 @@ fn is_at_rest(world: &World) -> bool {
         && same_ends(world)
 }
 
-/// What anybody at rest still holds and should have let go of, or has not heard and should have.
+/// What anybody at rest still holds and should have let go of, or has not heard and should have; or that it is at
+/// rest no more.
 fn unsettled(world: &World) -> Option<String> {
+    if !is_at_rest(world) {
+        return Some(format!("no rest: {}", unrest(world)));
+    }
     let ignorant = |core: &SimCore| {
         let told = world.cores.iter().find(|other| other.me.node == core.me.node).expect("it is one itself");
         let facts = |of: &SimCore| of.core.knowledge().closed().len();
@@ -200,9 +205,28 @@ fn unrest(world: &World) -> String {
             .flat_map(|core| core.core.replicas())
             .filter_map(unrest_of),
     );
+    parts.push(knowledge(world));
     if !same_ends(world) {
         parts.push("not led, or learned to different ends".to_string());
         parts.push(places(world));
+    }
+    parts.join("; ")
+}
+
+/// What every core knows of the shards, and what its own streams say.
+fn knowledge(world: &World) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for core in world.cores.iter().filter(|core| core.is_up()) {
+        let known = core.core.knowledge();
+        let vector: Vec<_> = known.vector().iter().collect();
+        let closed: Vec<_> = known.closed().iter().collect();
+        let marks: Vec<_> = core
+            .core
+            .replicas()
+            .iter()
+            .map(|replica| (replica.id, replica.mark(), replica.applied()))
+            .collect();
+        parts.push(format!("{:?} knows {vector:?}, closed {closed:?}, marks {marks:?}", core.me));
     }
     parts.join("; ")
 }

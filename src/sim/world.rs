@@ -21,6 +21,7 @@ use super::mishaps::Bout;
 use crate::bounds::{CHECKPOINT_READ_PAUSE_NS, KIB, MS, US};
 use crate::config::{Config, Durability};
 use crate::partition::{Cargo, Core, Driver, Log, Marks, Parcel, Ports, Recovery};
+use crate::rules::{self, Rule};
 use crate::types::{CoreId, Endpoint, Lsn, NodeId, Prng, Timestamp};
 use crate::wal::LogIdentity;
 use crate::wal::checkpoint::CheckpointReader;
@@ -70,7 +71,7 @@ pub struct SimCore {
     pub clients: Clients,
     /// `None` while the node is down; then `medium` is what its disk holds.
     pub(super) disk: Option<SimDisk>,
-    medium: Option<Medium>,
+    pub(super) medium: Option<Medium>,
     pub(super) checkpoints: SimCheckpoints,
     /// It has lost its log, and has not got back yet what it had accepted.
     pub(super) mends: bool,
@@ -350,8 +351,9 @@ impl World {
         let read_ns = checkpoints.read_at().map(|read_at| Timestamp(self.now).since(read_at));
         let is_read = read_ns.is_some_and(|since| since < CHECKPOINT_READ_PAUSE_NS);
         let is_calm = self.now >= *slow_until && bounded::is_calm(now, core, log, is_read);
-        let most = bounded::log_bytes_max(log, checkpoints);
-        log_watch.on_turn(self.now, is_calm, log.ends(), most).map_err(|why| format!("{me:?}: {why}"))
+        let kept_below = |lsn| log.bytes_begun_below(lsn);
+        let watched = log_watch.on_turn(self.now, is_calm, log.appended(), kept_below, log.log_bytes_due());
+        watched.map_err(|why| format!("{me:?}: {why}"))
     }
 
     /// A reign that has just opened here: nobody else holds the lease of its shard, by whatever clock.
@@ -713,7 +715,9 @@ impl World {
         described.board = SimBoard::new(self.config.partition_count(), self.config.shards.len());
         self.aim_again(node);
         self.find_lies(node)?;
-        self.rot(node)?;
+        if !self.wipe(node)? {
+            self.rot(node)?;
+        }
         for at in 0..self.cores.len() {
             if self.cores[at].me.node == node && !self.cores[at].is_up() {
                 self.open_disk(at)?;
@@ -737,9 +741,7 @@ impl World {
         let Some(medium) = &mut core.medium else { return Ok(()) };
         let sound = medium.clone();
         if prng.u32(..4) == 0 && core.checkpoints.rot(prng).is_some() {
-            core.checkpoints.wipe();
-            medium.wipe_log();
-            core.mends = true;
+            core.rebuild();
         } else if medium.rot(prng).is_some() {
             match medium.owed() {
                 // The crash has torn the other copy of the votes: two faults, of which one is survived.
@@ -790,17 +792,14 @@ impl World {
         let faults = self.profile.disk_faults();
         let options = SimDiskOptions { identity, write_bytes_max: WRITE_BYTES, faults };
         let medium = self.cores[at].medium.take().expect("a core that is down has its medium");
-        let mut recovery = Recovery::nothing();
+        let mut recovery = self.read_checkpoints(at)?;
         if self.cores[at].mends {
             recovery.on_log_lost();
-        }
-        for partition in self.config.hosted(me.node, me.core) {
-            let Some(bytes) = self.cores[at].checkpoints.committed(partition) else { continue };
-            let cluster = LogIdentity::new(&self.config.name, me.node, me.core).cluster;
-            let mut reader = CheckpointReader::new(cluster, partition);
-            let read = reader.feed(bytes, &mut |piece| recovery.on_checkpoint(&self.config, piece));
-            let read = read.and_then(|()| reader.finish());
-            read.map_err(|damage| format!("{me:?} cannot read its checkpoint of {partition:?}: {damage}"))?;
+        } else if rules::on(Rule::WholeLog) && medium.misses_any(&recovery.checkpoints()) {
+            let found = recovery.checkpoints();
+            return Err(format!(
+                "{me:?} is short of what it knew, and nobody took it: {found:?}, {medium:?}"
+            ));
         }
         let opened = SimDisk::open(medium, options, &mut |view| recovery.on_record(&view));
         let opened = opened.map_err(|refused| format!("{me:?} cannot open its log: {}", refused.why))?;
@@ -814,6 +813,21 @@ impl World {
         core.busy_until = self.now;
         core.core = Core::restored(&self.config, me, incarnation, self.prng.u64(..), recovery);
         Ok(())
+    }
+
+    /// What the checkpoints of a core hold.
+    pub(super) fn read_checkpoints(&self, at: usize) -> Result<Recovery, String> {
+        let mut recovery = Recovery::nothing();
+        let SimCore { me, checkpoints, .. } = &self.cores[at];
+        for partition in self.config.hosted(me.node, me.core) {
+            let Some(bytes) = checkpoints.committed(partition) else { continue };
+            let cluster = LogIdentity::new(&self.config.name, me.node, me.core).cluster;
+            let mut reader = CheckpointReader::new(cluster, partition);
+            let read = reader.feed(bytes, &mut |piece| recovery.on_checkpoint(&self.config, piece));
+            let read = read.and_then(|()| reader.finish());
+            read.map_err(|damage| format!("{me:?} cannot read its checkpoint of {partition:?}: {damage}"))?;
+        }
+        Ok(recovery)
     }
 
     fn haunt(&mut self) -> Result<(), String> {
@@ -846,9 +860,17 @@ impl SimCore {
         if SimDisk::open(medium.clone(), options, &mut |_| {}).is_ok() {
             return Err(format!("{:?} opens its damaged log as if nothing were wrong", self.me));
         }
-        medium.wipe_log();
-        self.mends = true;
+        self.rebuild();
         Ok(())
+    }
+
+    /// The operator does it, while the node is down: log and checkpoints are given up.
+    pub(super) fn rebuild(&mut self) {
+        if let Some(medium) = &mut self.medium {
+            medium.wipe_log();
+        }
+        self.checkpoints.wipe();
+        self.mends = true;
     }
 }
 

@@ -24,7 +24,6 @@ use crate::types::{Epoch, PartitionId, ShardId, Stamp, TableId, Timestamp, TxnId
 use crate::wire::{BatchBuilder, Deps, DepsFull, EntryView, Verdict, WriteRef};
 use foldhash::fast::{FixedState, FoldHasher};
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::ControlFlow;
 
@@ -40,8 +39,6 @@ pub struct Store {
     pub(crate) clock: HybridClock,
     pub(super) ahead: Ahead,
     pub(super) prepared: PreparedSet,
-    /// Distributed transactions of earlier reigns that are unstable here, and where else they are.
-    recovered: BTreeMap<TxnId, SmallVec<[PartitionId; 4]>>,
     /// Entries committed and not yet proposed.
     pub(crate) batch: BatchBuilder,
     /// Commit time of the oldest entry in `batch`.
@@ -115,7 +112,6 @@ impl Store {
             clock: HybridClock::default(),
             ahead: Ahead::default(),
             prepared: PreparedSet::default(),
-            recovered: BTreeMap::new(),
             batch: BatchBuilder::default(),
             batch_since: Timestamp::default(),
         }
@@ -320,8 +316,8 @@ impl Store {
         known: &impl Standings,
         keys: impl Iterator<Item = (TableId, &'a [u8])>,
     ) -> Option<Writer> {
-        let Install { txn, timestamp, deps, token, .. } = *entry;
-        self.window.push(Speculative { txn, timestamp, deps, token, bytes }, known, keys)
+        let Install { txn, timestamp, deps, participants, token } = *entry;
+        self.window.push(Speculative { txn, timestamp, deps, participants, token, bytes }, known, keys)
     }
 
     /// Installs an entry that an earlier reign left in the log, as speculative: it is logged already.
@@ -338,17 +334,14 @@ impl Store {
                 tree.put(key, Version { timestamp, writer, value: value.map(Value::new) });
             }
         }
-        if participants.len() > 1 {
-            self.recovered.insert(txn, participants);
-        }
     }
 
     /// A decision of an earlier reign of this shard, for a participant that was left waiting: what is not
-    /// here was never replicated, or is lost.
+    /// here was never replicated, or is lost. Whose reign is no matter: it may have been recovered by one that is
+    /// over as well, or be our own.
     pub fn recovered(&self, txn: TxnId, known: &impl Known) -> Option<Verdict> {
-        let participants = self.recovered.get(&txn)?.clone();
-        let (timestamp, deps) = self.window.find(txn)?;
-        let deps = deps.clone();
+        let (timestamp, deps, participants) = self.window.find(txn)?;
+        let (deps, participants) = (deps.clone(), SmallVec::from_slice(participants));
         (!known.any_lost(&deps)).then_some(Verdict::Committed { timestamp, deps, participants })
     }
 
@@ -356,7 +349,6 @@ impl Store {
     /// will be. Returns who held locks.
     pub fn demote(&mut self) -> Vec<TxnId> {
         self.batch.clear();
-        self.recovered.clear();
         let prepared = self.prepared.all();
         prepared.iter().for_each(|txn| _ = self.abort(*txn));
         prepared

@@ -13,8 +13,9 @@
 
 use super::watch::{Stamps, Watches};
 use crate::bounds::{MAX_SPECULATION_NS, WINDOW_BYTES_MAX, WINDOW_ENTRIES_MAX};
-use crate::types::{ShardId, Stamp, Standing, TableId, Timestamp, TxnId};
+use crate::types::{PartitionId, ShardId, Stamp, Standing, TableId, Timestamp, TxnId};
 use crate::wire::Deps;
+use smallvec::SmallVec;
 
 pub struct Window {
     /// Places, reused: an entry keeps its buffers for the next that lives there.
@@ -36,6 +37,8 @@ struct Entry {
     txn: TxnId,
     timestamp: Timestamp,
     deps: Deps,
+    /// Where else it is, for those who were not told; empty for one of a single partition.
+    participants: SmallVec<[PartitionId; 4]>,
     /// Of the durable reply; `None` at participants.
     token: Option<u64>,
     bytes: usize,
@@ -48,6 +51,7 @@ pub struct Speculative<'a> {
     pub txn: TxnId,
     pub timestamp: Timestamp,
     pub deps: &'a Deps,
+    pub participants: &'a [PartitionId],
     pub token: Option<u64>,
     pub bytes: usize,
 }
@@ -105,9 +109,9 @@ impl Window {
     }
 
     /// A transaction that is still here: what a coordinator that is asked looks at.
-    pub fn find(&self, txn: TxnId) -> Option<(Timestamp, &Deps)> {
+    pub fn find(&self, txn: TxnId) -> Option<(Timestamp, &Deps, &[PartitionId])> {
         let entry = self.entries.iter().find(|entry| entry.held && entry.txn == txn)?;
-        Some((entry.timestamp, &entry.deps))
+        Some((entry.timestamp, &entry.deps, &entry.participants))
     }
 
     /// Takes a transaction in; `None` when its dependencies are stable already. None of them may be
@@ -141,6 +145,8 @@ impl Window {
         (entry.txn, entry.timestamp, entry.token, entry.bytes) =
             (new.txn, new.timestamp, new.token, new.bytes);
         entry.deps.clone_from(new.deps);
+        entry.participants.clear();
+        entry.participants.extend_from_slice(new.participants);
         entry.keys.clear();
         for (table, key) in writes {
             entry.keys.extend_from_slice(&table.0.to_le_bytes());
@@ -224,6 +230,7 @@ impl Entry {
             txn: TxnId::default(),
             timestamp: Timestamp::default(),
             deps: Deps::default(),
+            participants: SmallVec::new(),
             token: None,
             bytes: 0,
             keys: Vec::new(),
@@ -306,8 +313,8 @@ mod tests {
 
     fn push(window: &mut Window, known: &Known, token: u64, of: &[(u16, u64)]) -> Option<Writer> {
         let timestamp = Timestamp(of[0].1);
-        let entry =
-            Speculative { txn: TxnId::default(), timestamp, deps: &deps(of), token: Some(token), bytes: 10 };
+        let (txn, token) = (TxnId::default(), Some(token));
+        let entry = Speculative { txn, timestamp, deps: &deps(of), participants: &[], token, bytes: 10 };
         window.push(entry, known, [(TableId(2), b"key".as_slice())].into_iter())
     }
 

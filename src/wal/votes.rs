@@ -1,13 +1,15 @@
-//! The newest promised ballot of every partition of a core, as bytes: the second home of its votes.
+//! What a core must know even when its log does not tell: the newest promised ballot of every partition, how
+//! much of the log is gone, and which checkpoints stand for it.
 //!
-//! The log holds them as well, until it is truncated or damaged. Here they are a block or few that hold all
+//! The log holds the votes as well, until it is truncated or damaged. Here they are a block or few that hold all
 //! of them at once, written as a whole, in two copies one after the other: `disk` sees to the order.
 //!
 //! Little-endian: magic 8, crc32c 4 (of everything after it), version 4, cluster 8, node 2, core 2, count 4,
-//! generation 8, zeros to 64, then for each partition with a vote partition 2, zero 6, ballot 8; zeros to
-//! whole blocks.
+//! generation 8, oldest segment 8, zeros to 64; then for each partition partition 2, zero 6, ballot 8, slot 8;
+//! zeros to whole blocks.
 //!
-//! Invariant: a ballot only grows. A copy with a higher generation holds no lower ballot.
+//! Invariant: ballots, slots and the oldest segment only grow, but for a rebuild. A copy with a higher
+//! generation holds no lower ones.
 #![forbid(unsafe_code)]
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
@@ -15,17 +17,25 @@ use super::replay::Why;
 use super::run::padded;
 use super::segment::LogIdentity;
 use crate::bounds::{PARTITIONS_MAX, VOTES_COPY_BYTES};
-use crate::types::{Ballot, CoreId, NodeId, PartitionId};
+use crate::types::{Ballot, CoreId, NodeId, PartitionId, Slot};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Votes {
     /// By partition; the lowest ballot stands for none. Sized once, so that a vote allocates nothing.
     ballots: Box<[Ballot]>,
+    /// By partition: every slot below it is in a checkpoint that was committed here.
+    covered: Box<[Slot]>,
+    /// No segment before it is needed.
+    oldest: u64,
 }
 
 impl Default for Votes {
     fn default() -> Votes {
-        Votes { ballots: vec![Ballot::default(); PARTITIONS_MAX].into_boxed_slice() }
+        Votes {
+            ballots: vec![Ballot::default(); PARTITIONS_MAX].into_boxed_slice(),
+            covered: vec![Slot(0); PARTITIONS_MAX].into_boxed_slice(),
+            oldest: 0,
+        }
     }
 }
 
@@ -40,10 +50,64 @@ impl Votes {
         news
     }
 
-    pub fn merge(&mut self, other: &Votes) {
-        for (partition, ballot) in other.iter() {
-            self.raise(partition, ballot);
+    /// A checkpoint of every slot below `slot` was committed; whether that is above what is known.
+    pub fn cover(&mut self, partition: PartitionId, slot: Slot) -> bool {
+        let place = &mut self.covered[usize::from(partition.0)];
+        let news = slot > *place;
+        *place = slot.max(*place);
+        news
+    }
+
+    /// Where the checkpoint of a partition must reach.
+    pub fn covered(&self, partition: PartitionId) -> Slot {
+        self.covered.get(usize::from(partition.0)).copied().unwrap_or_default()
+    }
+
+    /// The partitions with a committed checkpoint, ascending.
+    pub fn covers(&self) -> impl Iterator<Item = (PartitionId, Slot)> + '_ {
+        self.entries().map(|(partition, _, slot)| (partition, slot)).filter(|(_, slot)| *slot > Slot(0))
+    }
+
+    /// Segments before it are to go; whether that is news.
+    pub fn truncate(&mut self, oldest: u64) -> bool {
+        let news = oldest > self.oldest;
+        self.oldest = oldest.max(self.oldest);
+        news
+    }
+
+    /// The log begins there: what was to go and is here is asked for again.
+    pub fn begins_at(&mut self, oldest: u64) {
+        self.oldest = self.oldest.min(oldest);
+    }
+
+    /// The log must begin there, or before.
+    pub fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    /// Log and checkpoints were given up: what is there is all there need be.
+    pub fn begin_anew(&mut self, oldest: u64, checkpoints: &[(PartitionId, Slot)]) {
+        self.oldest = oldest;
+        self.covered.fill(Slot(0));
+        for (partition, slot) in checkpoints {
+            self.cover(*partition, *slot);
         }
+    }
+
+    pub fn merge(&mut self, other: &Votes) {
+        for (partition, ballot, slot) in other.entries() {
+            self.raise(partition, ballot);
+            self.cover(partition, slot);
+        }
+        self.truncate(other.oldest);
+    }
+
+    /// Every partition of which anything is known, ascending.
+    fn entries(&self) -> impl Iterator<Item = (PartitionId, Ballot, Slot)> + '_ {
+        let both = self.ballots.iter().copied().zip(self.covered.iter().copied());
+        let all =
+            (0..).map(PartitionId).zip(both).map(|(partition, (ballot, slot))| (partition, ballot, slot));
+        all.filter(|(_, ballot, slot)| *ballot > Ballot::default() || *slot > Slot(0))
     }
 
     pub fn get(&self, partition: PartitionId) -> Option<Ballot> {
@@ -64,12 +128,14 @@ impl Votes {
         bytes.clear();
         bytes.resize(HEADER_BYTES, 0);
         let mut count = 0_u32;
-        for (partition, ballot) in self.iter() {
+        for (partition, ballot, slot) in self.entries() {
             count += 1;
             bytes.extend_from_slice(&partition.0.to_le_bytes());
             bytes.extend_from_slice(&[0; 6]);
             bytes.extend_from_slice(&ballot.pack().to_le_bytes());
+            bytes.extend_from_slice(&slot.0.to_le_bytes());
         }
+        let end = bytes.len();
         bytes.resize(padded(bytes.len()), 0);
         put(bytes, 0, MAGIC);
         put(bytes, 12, &VERSION.to_le_bytes());
@@ -78,7 +144,7 @@ impl Votes {
         put(bytes, 26, &identity.core.0.to_le_bytes());
         put(bytes, 28, &count.to_le_bytes());
         put(bytes, 32, &generation.to_le_bytes());
-        let end = HEADER_BYTES + self.iter().count() * ENTRY_BYTES;
+        put(bytes, 40, &self.oldest.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[CRC_FROM..end]);
         put(bytes, 8, &crc.to_le_bytes());
     }
@@ -107,11 +173,15 @@ impl Votes {
         if version != VERSION {
             return Err(Why::Version { found: version });
         }
-        let mut votes = Votes::default();
+        let mut votes = Votes { oldest: u64_at(header, 40), ..Votes::default() };
         for entry in bytes[HEADER_BYTES..].chunks_exact(ENTRY_BYTES).take(count) {
             let partition = PartitionId(u16_at(entry, 0));
             let ballot = Ballot::unpack(u64_at(entry, 8)).ok_or(Why::Votes)?;
-            if usize::from(partition.0) >= PARTITIONS_MAX || !votes.raise(partition, ballot) {
+            if usize::from(partition.0) >= PARTITIONS_MAX {
+                return Err(Why::Votes);
+            }
+            let covers = votes.cover(partition, Slot(u64_at(entry, 16)));
+            if !(votes.raise(partition, ballot) || covers) {
                 return Err(Why::Votes);
             }
         }
@@ -126,10 +196,10 @@ impl Votes {
 
 /// Magic, checksum and version keep their places in every later version.
 const MAGIC: &[u8; 8] = b"MAKO-VOT";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CRC_FROM: usize = 12;
 const HEADER_BYTES: usize = 64;
-const ENTRY_BYTES: usize = 16;
+const ENTRY_BYTES: usize = 24;
 const _: () = assert!(HEADER_BYTES + PARTITIONS_MAX * ENTRY_BYTES <= VOTES_COPY_BYTES);
 
 #[cfg(test)]
@@ -152,7 +222,9 @@ mod tests {
             let mut votes = Votes::default();
             for partition in (0..).map(PartitionId).take(count) {
                 assert!(votes.raise(partition, ballot(u32::from(partition.0) + 1)));
+                assert!(votes.cover(partition, Slot(u64::from(partition.0) + 7)));
             }
+            votes.truncate(count as u64);
             let mut bytes = Vec::new();
             votes.encode(identity(), 9, &mut bytes);
             assert!(bytes.len().is_multiple_of(WAL_BLOCK_BYTES) && bytes.len() <= VOTES_COPY_BYTES);

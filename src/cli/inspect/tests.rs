@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::bounds::LOG_BYTES;
 use crate::disk::{CoreDirectory, Disk, DiskOptions, UringDisk};
 use crate::types::{
     Ballot, CoreId, Epoch, NodeId, PartitionId, ShardId, Slot, Stamp, TableId, Timestamp, Watermark,
@@ -23,7 +24,8 @@ fn inspect(what: Inspected, path: &Path) -> (String, Option<String>) {
 fn core_directory(dir: &Path) -> PathBuf {
     let path = dir.join("core-0");
     let identity = LogIdentity::new("demo", NodeId(2), CoreId(0));
-    let options = DiskOptions { segment_bytes: 16 * WAL_BLOCK_BYTES, ..DiskOptions::new(identity) };
+    let options =
+        DiskOptions { segment_bytes: 16 * WAL_BLOCK_BYTES, ..DiskOptions::new(identity, LOG_BYTES) };
     let directory = CoreDirectory::lock(&path).unwrap();
     let mut disk = UringDisk::open(&directory, &options, &mut |_| {}).unwrap().disk;
     let ballot = Ballot { round: 3, node: NodeId(1) };

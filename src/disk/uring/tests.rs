@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::bounds::{KIB, MIB, WAL_BLOCK_BYTES};
+use crate::bounds::{KIB, LOG_BYTES, MIB, WAL_BLOCK_BYTES};
 use crate::types::{Ballot, CoreId, NodeId, PartitionId, Slot};
 use crate::wal::{OwnedRecord, RecordKind, Why};
 
@@ -22,11 +22,16 @@ struct Place {
     dir: PathBuf,
     identity: LogIdentity,
     segment_bytes: usize,
+    begins_anew: bool,
 }
 
 impl Place {
     fn open(&self, visit: &mut dyn FnMut(RecordView<'_>)) -> Result<Opened, DiskError> {
-        let options = DiskOptions { segment_bytes: self.segment_bytes, ..DiskOptions::new(self.identity) };
+        let options = DiskOptions {
+            segment_bytes: self.segment_bytes,
+            begins_anew: self.begins_anew,
+            ..DiskOptions::new(self.identity, LOG_BYTES)
+        };
         UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit)
     }
 
@@ -41,7 +46,7 @@ impl Place {
 
 fn options(dir: &Path, segment_bytes: usize) -> Place {
     let identity = LogIdentity::new("demo", NodeId(2), CoreId(1));
-    Place { dir: dir.join("log"), identity, segment_bytes }
+    Place { dir: dir.join("log"), identity, segment_bytes, begins_anew: false }
 }
 
 fn open(place: &Place) -> Result<(UringDisk, Vec<OwnedRecord>), DiskError> {

@@ -17,6 +17,7 @@
 //!   2. The log is cut below the oldest record that any partition of the core needs behind its newest
 //!      *committed* checkpoint.
 //!   3. A replica that leads keeps its own state.
+//!   4. Nothing is said that rests on a committed checkpoint, and no log below it goes, before the disk would miss it.
 #![forbid(unsafe_code)]
 
 mod delivered;
@@ -88,7 +89,7 @@ impl Archive {
         self.delivered = Delivered::from(slot);
     }
 
-    fn on_committed(&mut self, slot: Slot) {
+    pub(super) fn on_committed(&mut self, slot: Slot) {
         assert!(self.newest.is_none_or(|newest| newest <= slot), "{slot:?} after {:?}", self.newest);
         self.newest = Some(slot);
         self.logged.on_checkpoint(slot);
@@ -116,6 +117,8 @@ pub(super) struct Checkpointer {
     /// Pieces that are being read for peers.
     reads: VecDeque<Reading>,
     tickets: u64,
+    /// The last record of the lives before this one.
+    recovered: Lsn,
     truncated: Lsn,
 }
 
@@ -126,6 +129,11 @@ struct Reading {
 }
 
 impl Checkpointer {
+    /// Of a core whose log held records up to here when it started.
+    pub fn behind(recovered: Lsn) -> Checkpointer {
+        Checkpointer { recovered, ..Checkpointer::default() }
+    }
+
     pub fn deadline(&self) -> Option<Timestamp> {
         let taking = self.taking.as_ref().map(Taking::deadline);
         let receiving = self.receiving.as_ref().filter(|one| !one.is_committing()).map(Receiving::deadline);
@@ -146,7 +154,7 @@ impl<P: Procedure> Core<P> {
     pub(super) fn tend_checkpoints(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         while let Some(event) = ports.checkpoints.poll() {
             match event {
-                CheckpointEvent::Committed { origin: Origin::Own, .. } => self.on_own_committed(now),
+                CheckpointEvent::Committed { origin: Origin::Own, .. } => self.on_own_committed(now, ports),
                 CheckpointEvent::Committed { origin: Origin::Peer, .. } => {
                     self.on_received(now, ports);
                 }
@@ -171,7 +179,7 @@ impl<P: Procedure> Core<P> {
     fn take_checkpoints(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         if let Some(taking) = &mut self.checkpoints.taking {
             let store = self.replicas[taking.at].store.borrow();
-            return taking.step(now, &store, ports.checkpoints);
+            return taking.step(now, ports.log.overdue_percent(), &store, ports.checkpoints);
         }
         if now < self.checkpoints.rest_until {
             return;
@@ -190,9 +198,14 @@ impl<P: Procedure> Core<P> {
         let needed = self.replicas.iter().enumerate();
         let needed = needed.filter_map(|(at, replica)| Some((replica.archive.logged.first_needed()?, at)));
         let Some((_, at)) = needed.min() else { return };
+        // Not a moment longer than it must: what is appended meanwhile comes on top of the bound.
         let again = self.checkpoints.taken.filter(|(last, _)| *last == at);
-        let rested = again.is_none_or(|(_, when)| now.since(when) >= CHECKPOINT_RETRY_NS);
-        if rested && !self.replicas[at].archive.is_read_by_peer(now) {
+        let rested_at = again.map_or(now, |(_, when)| when.plus_ns(CHECKPOINT_RETRY_NS));
+        if now < rested_at {
+            self.checkpoints.rest_until = rested_at;
+            return;
+        }
+        if !self.replicas[at].archive.is_read_by_peer(now) {
             self.begin_taking(at, now, ports);
         }
         if self.checkpoints.taking.is_none() {
@@ -218,9 +231,9 @@ impl<P: Procedure> Core<P> {
         }
     }
 
-    fn on_own_committed(&mut self, now: Timestamp) {
+    fn on_own_committed(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
         let Some(Taking { at, slot, .. }) = self.checkpoints.taking.take() else { return };
-        self.replicas[at].archive.on_committed(slot);
+        self.replicas[at].on_checkpoint(slot, ports.log, &mut self.handed);
         self.checkpoints.taken = Some((at, now));
         self.stats_mut().checkpoints_taken += 1;
     }
@@ -231,7 +244,8 @@ impl<P: Procedure> Core<P> {
         let needed = logs().filter_map(Logged::first_needed).min();
         let below = match needed.filter(|_| rules::on(Rule::CutBehindCheckpoint)) {
             Some(needed) => Lsn(needed.0.saturating_sub(1)),
-            None => logs().map(Logged::last).max().unwrap_or_default(),
+            // A core that is never asked to vote appends nothing: what earlier lives left goes all the same.
+            None => logs().map(Logged::last).fold(self.checkpoints.recovered, Lsn::max),
         };
         if below > self.checkpoints.truncated {
             self.checkpoints.truncated = below;
@@ -396,7 +410,7 @@ impl<P: Procedure> Core<P> {
         let at = receiving.at;
         let Some(loaded) = receiving.finish() else { return };
         let slot = loaded.header.slot;
-        self.replicas[at].archive.on_committed(slot);
+        self.replicas[at].on_checkpoint(slot, ports.log, &mut self.handed);
         let mut shards: Vec<_> = loaded.header.closed.iter().map(|(stamp, _)| stamp.shard).collect();
         shards.dedup();
         let mut news = false;

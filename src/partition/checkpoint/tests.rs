@@ -110,6 +110,26 @@ fn transactions_go_on_while_a_checkpoint_is_taken() {
     assert_eq!(nodes[0].rows(0), rows);
 }
 
+/// A log that grows faster than a checkpoint lets it go takes more than the operator has set aside for it.
+#[test]
+fn a_checkpoint_makes_haste_when_the_log_has_grown_and_only_then() {
+    let turns = |overdue_percent| {
+        let mut nodes = cluster(1, Durability::QuorumDisk);
+        for _ in 0..20 {
+            write(&mut nodes, 0..=255);
+        }
+        (nodes[0].log.wants_checkpoint, nodes[0].log.overdue_percent) = (true, overdue_percent);
+        let took = (0..100).take_while(|_| {
+            nodes[0].pass(crate::bounds::CHECKPOINT_STEP_NS);
+            nodes[0].turn();
+            nodes[0].replica(0).archive.newest().is_none()
+        });
+        took.count()
+    };
+    let (calm, hasty) = (turns(0), turns(50));
+    assert!(hasty + 2 <= calm && calm < 100, "{hasty} turns in haste, else {calm}");
+}
+
 /// A full disk must end neither the core nor the hope: and nothing may be cut for what is not there.
 #[test]
 fn a_checkpoint_that_fails_is_tried_again_later_and_nothing_is_cut_before() {

@@ -7,8 +7,8 @@ use crate::bounds::{CLOCK_LEAD_NS, HOLD_NS_MAX, MAX_CLOCK_SKEW_NS};
 use crate::partition::NoProcedure;
 use crate::rpc::Rpc;
 use crate::txn::{Install, PrepareRequest};
-use crate::types::{CoreId, TxnId, Value};
-use crate::wire::Deps;
+use crate::types::{CoreId, Stamp, TxnId, Value};
+use crate::wire::{Deps, Verdict};
 
 /// The only replica of its partition. Its own vote counts once the log has it, so a slot is in flight
 /// until `flush`.
@@ -29,7 +29,7 @@ impl Leader {
         let me = Endpoint { node: NodeId(0), core: CoreId(0) };
         let mut leader = Leader {
             replica: Replica::new(me.node, PartitionId(0), &config, None),
-            known: Knowledge::new(1),
+            known: Knowledge::new(2),
             log: PaperLog::default(),
             post: Post::new(me, 1, Rpc::new(me, 1, 1, 1)),
             handed: VecDeque::new(),
@@ -310,4 +310,39 @@ fn batches_that_wait_for_the_pipeline_end_the_room() {
     assert_eq!(closed, CLOSED_BATCHES_MAX);
     leader.propose(Timestamp::default());
     assert!(leader.replica.has_room(leader.now));
+}
+
+/// A participant that its coordinator left waiting asks whoever leads there now. It may be the same replica
+/// again, or one that took the decision over in a reign that is over as well: told "aborted" by it, the participant would
+/// drop its part of what is in the log of the others (seed 8052).
+#[test]
+fn a_decision_is_known_again_by_whoever_leads_after_another_change() {
+    let mut leader = Leader::new();
+    let txn = TxnId { number: 7, ..TxnId::default() };
+    let participants = [PartitionId(0), PartitionId(1)];
+    let at = {
+        let store = &mut *leader.replica.store.borrow_mut();
+        let (timestamp, elsewhere) =
+            (store.clock.tick(leader.now), Stamp { shard: ShardId(1), epoch: Epoch(9) });
+        let mut deps = Deps::default();
+        deps.add(elsewhere, timestamp).unwrap();
+        let entry = Install { txn, timestamp, deps: &deps, participants: &participants, token: None };
+        store.install(
+            &entry,
+            leader.now,
+            &leader.known,
+            [(T, &b"k"[..], Some(&Value::new(&[1])))].into_iter(),
+        );
+        timestamp
+    };
+    let verdict = |leader: &Leader| leader.replica.store.borrow().recovered(txn, &leader.known);
+    for _ in 0..2 {
+        assert!(matches!(
+            verdict(&leader),
+            Some(Verdict::Committed { timestamp, participants: told, .. }) if timestamp == at && told[..] == participants
+        ));
+        leader.replica.demote();
+    }
+    leader.known.learn_closed(Stamp { shard: ShardId(1), epoch: Epoch(9) }, at.prev());
+    assert_eq!(verdict(&leader), None, "it is lost");
 }

@@ -13,7 +13,7 @@ use super::{Attempt, Outcome, Stream};
 use crate::paxos::learner::Heard;
 use crate::paxos::message::{Fetch, Fetched, PaxosMessage};
 use crate::paxos::{Effect, Ignored, RestsOn};
-use crate::types::{NodeId, Slot};
+use crate::types::{NodeId, Slot, Timestamp};
 
 impl Stream {
     /// The host holds a durable checkpoint that covers every slot below `to`, and the state it leads to. What
@@ -87,7 +87,7 @@ impl Stream {
         }
         // A reply that brought nothing must not start the next request, or the two would never rest.
         if self.learner.held_end() > held_before {
-            self.fetch_missing(out);
+            self.fetch_next(held_before, out);
         }
         outcome
     }
@@ -99,7 +99,35 @@ impl Stream {
         }
     }
 
+    /// Time goes on: what is missing and was not asked for, so as not to hold others up, may be now.
+    pub fn catch_up(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.pace.on_time(now, self.learner.chosen_heard(), self.learner.held_end()) {
+            self.fetch_missing(out);
+        }
+    }
+
+    /// When `catch_up` next has something to do.
+    pub fn catch_up_deadline(&self) -> Option<Timestamp> {
+        self.pace.deadline()
+    }
+
+    /// After a page that began at `before`: at once if less than another is missing, else in its time.
+    fn fetch_next(&mut self, before: Slot, out: &mut Vec<Effect>) {
+        let page_slots = self.acceptor.limits().page_slots as u64;
+        let missing = self.learner.take_missing(self.is_forgetful(), &self.acceptor);
+        match missing {
+            Some((from, end)) if end.0 - from.0 >= page_slots => {
+                self.learner.on_fetched();
+                self.pace.hold_back(self.learner.held_end().0 - before.0);
+            }
+            _ => self.fetch(missing, out),
+        }
+    }
+
     pub(super) fn fetch_missing(&mut self, out: &mut Vec<Effect>) {
+        if self.pace.holds_back() {
+            return;
+        }
         let missing = self.learner.take_missing(self.is_forgetful(), &self.acceptor);
         self.fetch(missing, out);
     }

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 use super::catch_up::TooFarBehind;
+use super::pace::Pace;
 use super::{Attempt, Outcome, Stream, StreamConfig, on_the_vote};
 use crate::paxos::acceptor::Acceptor;
 use crate::paxos::learner::{Heard, Learner};
@@ -77,6 +78,7 @@ impl Stream {
         let forgetful = forgot != Forgot::Nothing && on(Rule::RecoverFirst);
         let mut stream = Stream {
             too_far_behind: TooFarBehind::new(quorum.len()),
+            pace: Pace::default(),
             quorum,
             acceptor,
             learner,

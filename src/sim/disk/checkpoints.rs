@@ -172,6 +172,14 @@ impl SimCheckpoints {
         self.committed.clear();
     }
 
+    /// One of them vanishes. Which.
+    pub fn lose(&mut self, prng: &mut Prng) -> Option<PartitionId> {
+        let at = prng.usize(..self.committed.len().max(1));
+        let partition = self.committed.keys().nth(at).copied()?;
+        self.committed.remove(&partition);
+        Some(partition)
+    }
+
     /// Flips one bit of one committed checkpoint, and says of which.
     pub fn rot(&mut self, prng: &mut Prng) -> Option<PartitionId> {
         let at = prng.usize(..self.committed.len().max(1));

@@ -20,9 +20,9 @@ use std::mem;
 use std::ops::Range;
 
 use super::faults::Crash;
-use super::votes::{self, SLOT_BYTES, Slot, VoteTable};
+use super::votes::{self, Kept, SLOT_BYTES, Slot, VoteTable};
 use crate::bounds::WAL_BLOCK_BYTES;
-use crate::types::{Lsn, Prng};
+use crate::types::{self, Lsn, PartitionId, Prng};
 use crate::wal::{LogIdentity, SegmentHeader};
 
 #[derive(Clone, PartialEq, Eq)]
@@ -78,21 +78,47 @@ impl Medium {
     /// The newest vote of every partition that the slots remember, whatever the log has come to. `None` when
     /// both copies are gone, one torn and the other rotten: this replica has forgotten what it promised.
     pub fn votes(&self) -> Option<VoteTable> {
+        self.kept().map(|kept| kept.votes)
+    }
+
+    /// All that the slots remember.
+    pub(super) fn kept(&self) -> Option<Kept> {
         let slots = [votes::decode(&self.slots[0]), votes::decode(&self.slots[1])];
         if slots.iter().all(|slot| *slot == Slot::Unreadable) {
             return None;
         }
-        let mut newest = VoteTable::new();
+        let mut newest = Kept::default();
         for slot in slots {
-            if let Slot::Holds { table, .. } = slot {
-                table.iter().for_each(|(partition, ballot)| votes::merge(&mut newest, *partition, *ballot));
+            if let Slot::Holds { kept, .. } = slot {
+                newest.take_in(&kept);
             }
         }
         Some(newest)
     }
 
+    /// Whether log and checkpoints hold less than the slots say they did.
+    pub fn misses_any(&self, checkpoints: &[(PartitionId, types::Slot)]) -> bool {
+        let Some(kept) = self.kept() else { return true };
+        let used = kept.oldest > 0 || !kept.votes.is_empty();
+        let covers =
+            |partition, slot| checkpoints.iter().any(|(of, found)| *of == partition && *found >= slot);
+        let mut covered = kept.covered.iter().filter(|(_, slot)| **slot > types::Slot(0));
+        self.segments.keys().next().map_or(used, |first| *first > kept.oldest)
+            || !covered.all(|(partition, slot)| covers(*partition, *slot))
+    }
+
+    /// The oldest part of the log vanishes. False when there is none.
+    pub fn lose_oldest(&mut self) -> bool {
+        self.segments.pop_first().is_some()
+    }
+
     /// The drive of a replica about to be rebuilt from its peers: it forgets its log, not its votes.
     pub fn wipe_log(&mut self) {
+        for bytes in &mut self.slots {
+            if let Slot::Holds { generation, kept: Kept { votes, .. } } = votes::decode(bytes) {
+                bytes.copy_from_slice(&votes::encode(&Kept { votes, ..Kept::default() }, generation));
+            }
+        }
         self.segments.clear();
         self.retired.clear();
         self.late.clear();
@@ -265,13 +291,13 @@ impl Medium {
 
     /// Writes the table that was recovered to both slots, as far as they do not hold it; returns their
     /// generations. One after the other: the other has it meanwhile, or the log.
-    pub(super) fn keep_votes(&mut self, newest: &VoteTable) -> [u64; 2] {
+    pub(super) fn keep_votes(&mut self, newest: &Kept) -> [u64; 2] {
         let mut generations = [0; 2];
         for slot in [0, 1] {
             let next = generations[0] + 1;
             generations[slot] = match votes::decode(&self.slots[slot]) {
-                Slot::Holds { generation, table } if table == *newest => generation,
-                Slot::Blank if newest.is_empty() => 0,
+                Slot::Holds { generation, kept } if kept == *newest => generation,
+                Slot::Blank if newest.votes.is_empty() => 0,
                 _ => {
                     self.slots[slot].copy_from_slice(&votes::encode(newest, next));
                     next
@@ -295,8 +321,8 @@ impl Medium {
 impl fmt::Debug for Medium {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let numbers: Vec<u64> = self.segments.keys().copied().collect();
-        let (completed, owed, votes) = (self.completed, self.owed(), self.votes());
-        write!(f, "segments {numbers:?}, completed {completed:?}, owed {owed:?}, votes {votes:?}")
+        let (completed, owed, kept) = (self.completed, self.owed(), self.kept());
+        write!(f, "segments {numbers:?}, completed {completed:?}, owed {owed:?}, {kept:?}")
     }
 }
 

@@ -61,6 +61,8 @@ pub struct SimDisk {
     midst_of_run: bool,
     /// The oldest segment that is not truncated, the one that writes go to, and the highest that was made.
     oldest: u64,
+    /// Everything below is to go, as soon as it is durable.
+    unneeded: Lsn,
     writing: u64,
     newest: u64,
     /// No segment can be made before.
@@ -111,12 +113,13 @@ impl SimDisk {
     ) -> Result<Opened, Box<Refused>> {
         let SimDiskOptions { identity, .. } = options;
         let segment_bytes = medium.segment_bytes();
-        let Some(mut votes) = medium.votes() else {
+        let Some(mut kept) = medium.kept() else {
             return Err(Box::new(Refused { why: RefusedWhy::Votes, medium }));
         };
         let replayed = replay(&medium, identity, &mut |view| {
             if view.record.kind == RecordKind::Vote {
-                votes::merge(&mut votes, view.record.partition, view.record.ballot);
+                votes::merge(&mut kept.votes, view.record.partition, view.record.ballot);
+                kept.cover(view.record.partition, view.record.slot);
             }
             visit(view);
         });
@@ -128,7 +131,10 @@ impl SimDisk {
         let first = medium.segments.keys().last().map_or(0, |last| last + 1);
         let oldest = medium.segments.keys().next().copied().unwrap_or(first);
         medium.settle(end.segment.unwrap_or(0), end.end);
-        let generations = medium.keep_votes(&votes);
+        // What was to go and is here is asked for again.
+        kept.oldest = kept.oldest.min(oldest);
+        let generations = medium.keep_votes(&kept);
+        let votes = kept.votes.clone();
         let start = start_of(first, segment_bytes);
         let previous = if is_new { start } else { end.end };
         let newest = first + SEGMENTS_AHEAD;
@@ -137,13 +143,14 @@ impl SimDisk {
             options,
             wal: Wal::new(identity, segment_bytes, first, previous),
             medium,
-            votes: VoteKeeper::new(votes.clone(), generations),
+            votes: VoteKeeper::new(kept, generations),
             flights: VecDeque::new(),
             buffers: Vec::new(),
             written: start,
             witnessed: VecDeque::from([(Lsn(0), previous)]),
             midst_of_run: false,
             oldest,
+            unneeded: Lsn(0),
             writing: first,
             newest,
             full_until: None,
@@ -228,6 +235,7 @@ impl SimDisk {
         if let Err(fate) = self.votes.complete(now, &mut self.medium) {
             return Err(self.fail(fate));
         }
+        self.retire_truncated();
         let before = self.written;
         while self.flights.front().is_some_and(|flight| flight.done) {
             let flight = self.flights.pop_front().expect("it is the front");
@@ -239,6 +247,7 @@ impl SimDisk {
             self.medium.on_completed(self.written);
             self.witnessed.push_back((self.wal.appended(), self.written));
         }
+        self.cut();
         Ok(self.durable())
     }
 
@@ -254,8 +263,18 @@ impl SimDisk {
     /// Deletes the segments all of whose records lie below `below`. The caller holds a checkpoint of them;
     /// the votes in them are held here.
     pub fn truncate(&mut self, below: Lsn) {
-        let below = self.votes.limit_truncation(below.min(self.written));
-        let keep = segment_of(below, self.medium.segment_bytes());
+        self.unneeded = self.unneeded.max(below);
+        self.cut();
+    }
+
+    fn cut(&mut self) {
+        let below = self.votes.limit_truncation(self.unneeded.min(self.written));
+        self.votes.on_truncate(segment_of(below, self.medium.segment_bytes()));
+        self.retire_truncated();
+    }
+
+    fn retire_truncated(&mut self) {
+        let keep = self.votes.truncated();
         while self.oldest < keep {
             self.medium.retire(self.oldest);
             self.oldest += 1;
@@ -283,23 +302,25 @@ impl SimDisk {
         self.full_until.is_some()
     }
 
-    /// More than this, and a checkpoint is due.
+    /// With this much a checkpoint is due.
     pub fn log_bytes_due(&self) -> u64 {
         SEGMENTS_BEFORE_CHECKPOINT * self.medium.segment_bytes() as u64
     }
 
-    /// Bytes from the oldest segment to the open end.
+    /// Of all segments that the drive holds, the one ahead and one to be used again among them.
     pub fn log_bytes(&self) -> u64 {
-        self.wal.appended().0 - self.oldest * self.medium.segment_bytes() as u64
+        self.bytes_begun_below(Lsn(u64::MAX)) + u64::from(self.medium.has_spare()) * self.segment_bytes()
+    }
+
+    /// Of the segments that begin below `lsn` and were not let go.
+    pub fn bytes_begun_below(&self, lsn: Lsn) -> u64 {
+        let numbers = self.medium.segments.keys();
+        let count = numbers.filter(|number| start_of(**number, self.medium.segment_bytes()) < lsn).count();
+        count as u64 * self.segment_bytes()
     }
 
     pub fn segment_bytes(&self) -> u64 {
         self.medium.segment_bytes() as u64
-    }
-
-    /// The first position of the oldest segment, and the open end.
-    pub fn ends(&self) -> (u64, u64) {
-        (self.oldest * self.medium.segment_bytes() as u64, self.wal.appended().0)
     }
 
     pub fn appended(&self) -> Lsn {
@@ -406,7 +427,7 @@ impl Log for SimDisk {
     fn append(&mut self, record: &Record<'_>) -> Lsn {
         let lsn = self.wal.append(*record);
         if record.kind == RecordKind::Vote {
-            self.votes.on_vote(record.partition, record.ballot, lsn);
+            self.votes.on_vote(record.partition, record.ballot, record.slot, lsn);
         }
         lsn
     }
@@ -420,7 +441,11 @@ impl Log for SimDisk {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.full_until.is_some() || self.log_bytes() > self.log_bytes_due()
+        self.full_until.is_some() || self.log_bytes() >= self.log_bytes_due()
+    }
+
+    fn overdue_percent(&self) -> u64 {
+        self.log_bytes().saturating_sub(self.log_bytes_due()) * 100 / self.log_bytes_due()
     }
 }
 
@@ -465,8 +490,8 @@ fn replay(
     Ok(replay.finish())
 }
 
-/// A log of more segments wants a checkpoint.
-const SEGMENTS_BEFORE_CHECKPOINT: u64 = 4;
+/// A log of so many segments wants a checkpoint.
+const SEGMENTS_BEFORE_CHECKPOINT: u64 = 6;
 /// Segments kept ready beyond the one being written, as on the real disk.
 const SEGMENTS_AHEAD: u64 = 1;
 

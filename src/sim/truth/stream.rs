@@ -145,7 +145,9 @@ impl StreamTruth {
                 "replica {me} knew slots to be chosen up to {known:?}, and now up to {end:?}"
             ));
         }
-        self.known[me] = known.max(stream.known_for_good());
+        // One that has lost its disk holds again, when it votes, all that its leader had proposed; which of that is
+        // chosen it has yet to be told.
+        self.known[me] = if stream.is_forgetful() { Slot(0) } else { known.max(stream.known_for_good()) };
         let was_forgetful = std::mem::replace(&mut self.forgetful[me], stream.is_forgetful());
         let (ballot, end) = self.accepted[me];
         if was_forgetful && !stream.is_forgetful() && stream.leader() == ballot {

@@ -48,6 +48,12 @@ fn votes_survive_the_truncation_of_the_log() {
         settle(&mut disk);
     }
     disk.truncate(last);
+    // Both copies are to know of it first.
+    for _ in 0..2 {
+        disk.submit().unwrap();
+        wait_readable(&disk);
+        disk.reap(NOW).unwrap();
+    }
     drop(disk);
     let mut records = Vec::<OwnedRecord>::new();
     let opened = place.open(&mut |view| records.push(view.into())).unwrap();
@@ -84,9 +90,34 @@ fn votes_are_readable_when_the_log_and_one_copy_are_damaged() {
         names.iter().filter(|name| name.ends_with(".wal")).for_each(|name| {
             fs::remove_file(place.dir.join(name)).unwrap();
         });
+        assert!(
+            matches!(open(&place), Err(DiskError::SegmentsLost { .. })),
+            "nobody said that it is rebuilt"
+        );
+        let place = Place { begins_anew: true, ..place };
         let opened = place.open(&mut |_| panic!("the log is empty")).unwrap();
         assert_eq!(voted(&opened.votes), [(4, 3)]);
     }
+}
+
+/// Started without it, a replica acts as if it had never accepted what the checkpoint stood for.
+#[test]
+fn a_checkpoint_that_was_told_of_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = options(dir.path(), 64 * KIB);
+    let (mut disk, _) = open(&place).unwrap();
+    let ballot = Ballot { round: 3, node: NodeId(1) };
+    let (kind, partition) = (RecordKind::Vote, PartitionId(4));
+    disk.append(Record { kind, partition, ballot, slot: Slot(50), payload: &[] });
+    settle(&mut disk);
+    drop(disk);
+    let before = fs::read(votes_path(&place)).unwrap();
+    for _ in 0..2 {
+        let error = open(&place).map(drop).unwrap_err();
+        assert!(matches!(&error, DiskError::CheckpointLost { slot: Slot(50), .. }), "{error}");
+    }
+    assert_eq!(fs::read(votes_path(&place)).unwrap(), before, "the evidence was changed");
+    assert!(Place { begins_anew: true, ..place }.open(&mut |_| {}).is_ok());
 }
 
 /// A copy that rots is mended while the other stands, or the next one to rot takes the votes with it.
