@@ -7,6 +7,10 @@ use super::udp::Udp;
 use super::{Nic, NicStats, Wake};
 use crate::types::{Endpoint, Timestamp};
 
+#[cfg_attr(
+    feature = "dpdk",
+    expect(clippy::large_enum_variant, reason = "one of each core, and one indirection less for the socket")
+)]
 pub enum AnyNic {
     Udp(Udp),
     #[cfg(feature = "dpdk")]

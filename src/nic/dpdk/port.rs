@@ -68,6 +68,10 @@ impl Port {
             match Port::make(&device, cores, first_udp_port) {
                 Err(DpdkError::Port { .. }) if attempts > 0 => {
                     attempts -= 1;
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "at the start of a node, when no core runs yet"
+                    )]
                     thread::sleep(LET_GO_PAUSE);
                 }
                 outcome => break outcome?,
