@@ -4,7 +4,7 @@
 //! driver's, one of which is made for each core on the core's own thread.
 //!
 //! Invariants:
-//!   1. Every socket is bound and every log open before any core takes a turn: a start that fails has served
+//!   1. Every NIC is open and every log open before any core takes a turn: a start that fails has served
 //!      nobody.
 //!   2. A core that ends, however it ends, ends its node; the other nodes go on.
 //!   3. No thread outlives its `Cluster`.
@@ -14,6 +14,7 @@
 mod background;
 mod directory;
 mod error;
+mod nics;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -132,12 +133,13 @@ impl<D: Driver + Send + 'static> Cluster<D> {
         if start == Start::Rebuild {
             ids.iter().try_for_each(|id| node::check_peers(config, *id))?;
         }
-        let sockets = ids.iter().map(|id| node::bind(config, *id)).collect::<Result<Vec<_>, _>>()?;
-        let mut reserved = Vec::new();
-        for (id, sockets) in ids.iter().zip(sockets) {
-            reserved.push(Reserved::new(config, *id, start, sockets, self.spin_ns)?);
+        let nics = ids.iter().map(|id| nics::open(config, *id)).collect::<Result<Vec<_>, _>>()?;
+        let (mut reserved, mut notices) = (Vec::new(), Vec::new());
+        for (id, (nics, said)) in ids.iter().zip(nics) {
+            reserved.push(Reserved::new(config, *id, start, nics, self.spin_ns)?);
+            notices.extend(said);
         }
-        self.open(reserved)?;
+        self.open(reserved, notices)?;
         let cores: usize = ids.iter().map(|id| self.config.cores(*id)).sum();
         let (mut running, mut interrupted) = (0, false);
         while running < cores {
@@ -154,11 +156,11 @@ impl<D: Driver + Send + 'static> Cluster<D> {
     }
 
     /// Has every core of some nodes open its log; when all have, lets them go, else none of them.
-    fn open(&mut self, reserved: Vec<Reserved>) -> Result<(), StartError> {
+    fn open(&mut self, reserved: Vec<Reserved>, mut notices: Vec<String>) -> Result<(), StartError> {
         let (config, make) = (Arc::clone(&self.config), Arc::clone(&self.make));
         let common = Common { config, make, tell: self.watch.tell.clone(), go: Arc::default() };
         let (tell, opened) = mpsc::channel();
-        let (mut started, mut notices, mut failure) = (Vec::new(), Vec::new(), None);
+        let (mut started, mut failure) = (Vec::new(), None);
         for one in reserved {
             match one.start(&common, &tell) {
                 Ok(node) => started.push(node),

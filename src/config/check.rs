@@ -2,12 +2,13 @@
 //!
 //! Reports every contradiction, not the first. A value that `file` already refused is `None` here and
 //! stays out of the rules, so that one slip is not reported again and again. The rules about time are in
-//! [`timing`], those about what nodes of one machine share in [`machines`].
+//! [`timing`], those about what nodes of one machine share in [`machines`], those about DPDK's in [`subnets`].
 //!
 //! Invariant: a `Config` is made only when the list of mistakes is empty.
 #![forbid(unsafe_code)]
 
 mod machines;
+mod subnets;
 mod timing;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::bounds::{
 };
 use crate::types::{NodeId, PartitionId};
 use machines::{check_addresses, check_cpus, check_paths, check_ports, count_cores};
+use subnets::check_subnets;
 use timing::Timing;
 
 /// Checks a file against itself. `None` when there is any mistake, now or before.
@@ -43,6 +45,7 @@ pub(super) fn resolve(
     let nodes = check_replicas(&file, &mut report);
     let cores = count_cores(&file, &nodes, cpus, &mut report);
     check_addresses(&file, &mut report);
+    check_subnets(&file, &mut report);
     check_ports(&file, &cores, &mut report);
     check_cpus(&file, &mut report);
     check_paths(&file, is_directory, &mut report);
@@ -58,6 +61,11 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
+    /// Whether there is a mistake about that key, of whichever section.
+    fn has(&self, key: &str) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.what.split(' ').next() == Some(key))
+    }
+
     fn add(
         &mut self,
         what: impl Into<String>,
@@ -287,7 +295,7 @@ fn build(file: File, timing: Timing, cores: &[usize]) -> Option<Config> {
 
 fn build_node(node: NodeSection, cores: usize) -> Option<Node> {
     let nic = node.nic.map_or(NicKind::Udp, |at| at.value);
-    // A DPDK queue cannot wake a sleeping thread, so there the default is not to sleep.
+    // A DPDK queue cannot wake a sleeping thread, which then looks again later: there the default is not to sleep.
     let poll = if nic == NicKind::Udp { Poll::Adaptive } else { Poll::Busy };
     Some(Node {
         name: node.name?.value,
@@ -295,6 +303,8 @@ fn build_node(node: NodeSection, cores: usize) -> Option<Node> {
         listen: node.listen?.value,
         cores: node.cores.map_or(CoreLayout::Threads(cores), |at| at.value),
         nic,
+        subnet: node.subnet.map(|at| at.value),
+        gateway: node.gateway.map(|at| at.value),
         poll: node.poll.map_or(poll, |at| at.value),
         data: node.data?.value,
         resp: node.resp.map(|at| at.value),

@@ -65,6 +65,10 @@ fn write_node(config: &Config, id: NodeId, node: &Node, out: &mut String) -> fmt
     if node.nic != NicKind::Udp {
         writeln!(out, "  needs a mako built with --features dpdk")?;
     }
+    if let Some(subnet) = node.subnet {
+        let gateway = node.gateway.map_or("no gateway".to_string(), |gateway| format!("gateway {gateway}"));
+        writeln!(out, "  subnet {subnet}, {gateway}")?;
+    }
     writeln!(out, "  data {}", node.data.display())?;
     for (gateway, address) in [("RESP", node.resp), ("HTTP", node.http)] {
         if let Some(address) = address {

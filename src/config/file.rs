@@ -11,7 +11,7 @@
 
 mod schema;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -20,7 +20,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::Routing;
 use super::mistake::{Mistake, Place, Refusal};
 use super::units::{parse_duration_ns, parse_size_bytes};
-use super::values::{CoreLayout, Durability, NicKind, Poll};
+use super::values::{CoreLayout, Durability, NicKind, Poll, Subnet};
 use crate::bounds::{CLUSTER_FILE_BYTES_MAX, CORES_MAX, CPUS_MAX};
 use schema::{CLUSTER, LINK, NODE, ROOT, SHARD, Schema, TABLE};
 
@@ -67,6 +67,8 @@ pub(super) struct NodeSection {
     pub listen: Option<At<SocketAddr>>,
     pub cores: Option<At<CoreLayout>>,
     pub nic: Option<At<NicKind>>,
+    pub subnet: Option<At<Subnet>>,
+    pub gateway: Option<At<Ipv4Addr>>,
     pub poll: Option<At<Poll>>,
     pub data: Option<At<PathBuf>>,
     pub resp: Option<At<SocketAddr>>,
@@ -149,6 +151,8 @@ fn read_node(mut section: Section<'_, '_>) -> NodeSection {
         listen: section.parsed("listen", parse_address),
         cores: section.cores("cores"),
         nic: section.parsed("nic", str::parse),
+        subnet: section.parsed("subnet", str::parse),
+        gateway: section.parsed("gateway", parse_gateway),
         poll: section.parsed("poll", str::parse),
         data: section.path("data"),
         resp: section.parsed("resp", parse_address),
@@ -183,6 +187,11 @@ fn parse_address(text: &str) -> Result<SocketAddr, Refusal> {
     parsed.ok_or_else(|| {
         Refusal::new("an address is an IP address and a port", "write it like 127.0.0.1:7400 or [::1]:7400")
     })
+}
+
+fn parse_gateway(text: &str) -> Result<Ipv4Addr, Refusal> {
+    let why = "a gateway is an IPv4 address of the subnet";
+    text.parse().map_err(|_| Refusal::new(why, "write it like 10.0.0.254"))
 }
 
 /// Where mistakes go, and how an offset in the text becomes a line.

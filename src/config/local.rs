@@ -171,6 +171,8 @@ impl LocalCluster {
             listen: at(after(self.listen, node * self.cores())),
             cores: at(CoreLayout::Threads(self.cores())),
             nic: None,
+            subnet: None,
+            gateway: None,
             poll: at(self.poll),
             data: at(self.data.join(node_name(node))),
             resp: self.resp.and_then(|resp| at(after(resp, node))),

@@ -24,7 +24,7 @@ mod values;
 mod write;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use describe::describe;
@@ -32,7 +32,7 @@ pub use local::LocalCluster;
 pub use mistake::{Mistake, Mistakes, Place, Refusal};
 pub use routing::{Route, Routing};
 pub use units::{format_duration_ns, format_size_bytes, parse_duration_ns, parse_size_bytes};
-pub use values::{CoreLayout, Durability, NicKind, Poll};
+pub use values::{CoreLayout, Durability, NicKind, Poll, Subnet};
 
 use crate::types::{Endpoint, NodeId, PartitionId, TableId};
 use check::resolve;
@@ -73,6 +73,10 @@ pub struct Node {
     pub listen: SocketAddr,
     pub cores: CoreLayout,
     pub nic: NicKind,
+    /// There with DPDK, and only there: the kernel knows its own.
+    pub subnet: Option<Subnet>,
+    /// For peers outside of the subnet.
+    pub gateway: Option<Ipv4Addr>,
     pub poll: Poll,
     pub data: PathBuf,
     pub resp: Option<SocketAddr>,

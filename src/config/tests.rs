@@ -79,9 +79,9 @@ fn only_load_looks_at_the_disk() {
 /// Nodes that count a peer's cores differently send its partitions' messages to cores that drop them.
 #[test]
 fn machines_of_different_sizes_never_resolve_one_file_differently() {
-    let text = good().replace("cores = [0, 1]\n", "").replace("cores = [2, 3]\n", "");
-    let spread = text.replace("127.0.0.1:7400", "10.0.0.1:7400").replace("127.0.0.1:7410", "10.0.0.2:7410");
-    let spread = spread.replace("127.0.0.1:7420", "10.0.0.3:7420");
+    let spread = good().replace("cores = [0, 1]\n", "").replace("cores = [2, 3]\n", "");
+    let spread = spread.replace("10.0.0.1:7410", "10.0.0.2:7410");
+    let text = spread.replace("10.0.0.2:7410", "10.0.0.1:7410").replace("10.0.0.3:7420", "10.0.0.1:7420");
     let large = Config::parse(&spread, "", 64).unwrap();
     assert_eq!(Config::parse(&spread, "", 5), Ok(large));
     let small = Config::parse(&spread, "", 2).unwrap_err();
@@ -93,7 +93,7 @@ fn machines_of_different_sizes_never_resolve_one_file_differently() {
 fn core_i_listens_on_port_plus_i() {
     let config = Config::parse(&good(), "", CPUS).unwrap();
     let address = config.address(Endpoint { node: NodeId(1), core: crate::types::CoreId(1) });
-    assert_eq!(address, "127.0.0.1:7411".parse().unwrap());
+    assert_eq!(address, "10.0.0.1:7411".parse().unwrap());
 }
 
 #[test]

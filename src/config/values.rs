@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use super::mistake::Refusal;
@@ -24,8 +25,26 @@ pub enum Durability {
 pub enum NicKind {
     /// Kernel sockets: any Linux machine.
     Udp,
-    /// A device, as DPDK's `--allow` or `--vdev` spells it.
+    /// A device, as DPDK's `--allow` or `--vdev` spells it, or its MAC address.
     Dpdk(String),
+}
+
+/// The addresses a DPDK port reaches without a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subnet {
+    first: Ipv4Addr,
+    /// Bits that are the same for all, 1 to 31.
+    prefix: u32,
+}
+
+impl Subnet {
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & mask(self.prefix) == self.first.to_bits()
+    }
+}
+
+fn mask(prefix: u32) -> u32 {
+    u32::MAX << (u32::BITS - prefix)
 }
 
 /// What an idle core does.
@@ -81,7 +100,7 @@ impl FromStr for NicKind {
             Some(device) if is_device(device) => Ok(NicKind::Dpdk(device.to_string())),
             None if text == "udp" => Ok(NicKind::Udp),
             _ => Err(Refusal::new(
-                "a NIC is udp, or dpdk: and a PCI address or virtual device",
+                "a NIC is udp, or dpdk: and a PCI address, a MAC address or a virtual device",
                 "write it like udp, dpdk:0000:3b:00.0 or dpdk:net_af_xdp0,iface=eth1",
             )),
         }
@@ -94,15 +113,33 @@ fn is_device(text: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let virtual_device =
         name.strip_prefix("net_").is_some_and(|rest| !rest.is_empty() && rest.chars().all(word));
-    text.chars().all(|c| c.is_ascii_graphic()) && (virtual_device || is_pci_address(name))
+    let is_mac = has_shape(text, b"hh:hh:hh:hh:hh:hh");
+    let is_pci_address = has_shape(name, b"hhhh:hh:hh.h");
+    text.chars().all(|c| c.is_ascii_graphic()) && (virtual_device || is_pci_address || is_mac)
 }
 
-/// `dddd:dd:dd.d`, all hexadecimal.
-fn is_pci_address(name: &str) -> bool {
-    const SHAPE: &[u8] = b"hhhh:hh:hh.h";
+/// Whether `text` has a hexadecimal digit for each `h` of `shape`, and the rest as it is.
+fn has_shape(text: &str, shape: &[u8]) -> bool {
     let fits =
         |(byte, shape): (u8, &u8)| if *shape == b'h' { byte.is_ascii_hexdigit() } else { byte == *shape };
-    name.len() == SHAPE.len() && name.bytes().zip(SHAPE).all(fits)
+    text.len() == shape.len() && text.bytes().zip(shape).all(fits)
+}
+
+impl FromStr for Subnet {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Subnet, Refusal> {
+        let why = "a subnet is its first address and the number of leading bits all addresses share, 1 to 31";
+        let parts = text.split_once('/').and_then(|(first, prefix)| {
+            let prefix = prefix.parse().ok().filter(|prefix| (1..32).contains(prefix))?;
+            Some((first.parse::<Ipv4Addr>().ok()?, prefix))
+        });
+        let Some((address, prefix)) = parts else {
+            return Err(Refusal::new(why, "write it like 10.0.0.0/24"));
+        };
+        let subnet = Subnet { first: Ipv4Addr::from_bits(address.to_bits() & mask(prefix)), prefix };
+        if subnet.first == address { Ok(subnet) } else { Err(Refusal::new(why, format!("write {subnet}"))) }
+    }
 }
 
 impl FromStr for Poll {
@@ -136,6 +173,12 @@ impl fmt::Display for NicKind {
     }
 }
 
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.prefix)
+    }
+}
+
 impl fmt::Display for Poll {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -163,13 +206,32 @@ mod tests {
         for text in ["memory", "leader-disk", "quorum-disk"] {
             assert_eq!(text.parse::<Durability>().map(|d| d.to_string()), Ok(text.to_string()));
         }
-        for text in ["udp", "dpdk:0000:3b:00.0", "dpdk:net_af_xdp0,iface=eth1", "dpdk:net_af_packet0,iface=e"]
-        {
+        for text in [
+            "udp",
+            "dpdk:0000:3b:00.0",
+            "dpdk:02:00:00:00:00:0a",
+            "dpdk:net_af_xdp0,iface=eth1",
+            "dpdk:net_af_packet0,iface=e",
+        ] {
             assert_eq!(text.parse::<NicKind>().map(|nic| nic.to_string()), Ok(text.to_string()));
         }
         for text in ["adaptive", "busy"] {
             assert_eq!(text.parse::<Poll>().map(|poll| poll.to_string()), Ok(text.to_string()));
         }
+    }
+
+    #[test]
+    fn a_subnet_holds_what_shares_its_leading_bits() {
+        for text in ["10.0.0.0/24", "128.0.0.0/1", "10.0.0.2/31"] {
+            assert_eq!(text.parse::<Subnet>().map(|subnet| subnet.to_string()), Ok(text.to_string()));
+        }
+        let subnet: Subnet = "10.0.4.0/22".parse().unwrap();
+        let inside = ["10.0.4.0", "10.0.7.255", "10.0.3.255", "10.0.8.0"];
+        assert_eq!(inside.map(|ip| subnet.contains(ip.parse().unwrap())), [true, true, false, false]);
+        for text in ["", "10.0.0.0", "10.0.0.0/0", "10.0.0.0/32", "10.0.0.0/-1", "::/64", "10.0.0/24"] {
+            assert!(text.parse::<Subnet>().is_err(), "{text}");
+        }
+        assert_eq!("10.0.5.1/22".parse::<Subnet>().unwrap_err().remedy, "write 10.0.4.0/22");
     }
 
     /// DPDK's own complaint about a bad device comes minutes later and names nothing of ours.

@@ -53,6 +53,12 @@ fn write_node(out: &mut String, node: &Node) -> fmt::Result {
     writeln!(out, "listen = {}", quoted(&node.listen.to_string()))?;
     writeln!(out, "cores = {}", node.cores)?;
     writeln!(out, "nic = {}", quoted(&node.nic.to_string()))?;
+    if let Some(subnet) = node.subnet {
+        writeln!(out, "subnet = {}", quoted(&subnet.to_string()))?;
+    }
+    if let Some(gateway) = node.gateway {
+        writeln!(out, "gateway = {}", quoted(&gateway.to_string()))?;
+    }
     writeln!(out, "poll = {}", quoted(&node.poll.to_string()))?;
     writeln!(out, "data = {}", quoted_path(&node.data))?;
     if let Some(resp) = node.resp {

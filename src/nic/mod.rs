@@ -9,12 +9,16 @@
 //!   3. `tx_push` that returns false has done nothing; it takes frames again when `tx_flush` has sent some.
 #![deny(unsafe_code)]
 
+pub mod any;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod loopback;
 #[cfg(test)]
 mod suite;
 pub mod udp;
 pub mod wan;
 
+use crate::bounds::{CORES_MAX, NODES_MAX};
 use crate::types::{Endpoint, Timestamp};
 use std::os::fd::RawFd;
 
@@ -41,6 +45,8 @@ pub struct Wake {
     pub fd: Option<RawFd>,
     /// When `tx_flush` has something to do though nothing was pushed.
     pub deadline: Option<Timestamp>,
+    /// How long a core may sleep at most, where nothing can wake it when a frame comes.
+    pub blind_ns_max: Option<u64>,
 }
 
 /// Only grows.
@@ -60,4 +66,14 @@ pub struct NicStats {
     pub lost: u64,
     /// Receive calls that failed for another reason than that nothing had come.
     pub receive_errors: u64,
+    /// Frames of other protocols, or for somebody else.
+    pub foreign: u64,
+    /// Frames with a wrong checksum.
+    pub corrupt: u64,
+}
+
+/// Where tables by endpoint have it; `None` for one that no cluster has.
+fn place_of(endpoint: Endpoint) -> Option<usize> {
+    let (node, core) = (usize::from(endpoint.node.0), usize::from(endpoint.core.0));
+    (node < NODES_MAX && core < CORES_MAX).then_some(node * CORES_MAX + core)
 }

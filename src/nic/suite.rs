@@ -96,7 +96,8 @@ fn exchange<N: Nic>(from: &mut N, to: &mut N, at: Endpoint, now: &mut Timestamp,
     assert!(received == frames, "{} frames came of {}", received.len(), frames.len());
 }
 
-/// Time goes on by a millisecond whenever nothing has come, and a socket is given one to deliver.
+/// Both sides take turns, as cores do: one may have to answer before the other can send. Time goes on by a
+/// millisecond whenever nothing has come, and a socket is given one to deliver.
 fn receive<N: Nic>(
     from: &mut N,
     to: &mut N,
@@ -107,6 +108,7 @@ fn receive<N: Nic>(
 ) {
     let mut received = 0;
     for _ in 0..ROUNDS_MAX {
+        from.rx_burst(RX_BURST, &mut |_| panic!("nothing was sent back"));
         from.tx_flush(*now);
         let mut burst = 0;
         let handed = to.rx_burst(max, &mut |frame| {
@@ -120,7 +122,10 @@ fn receive<N: Nic>(
         }
         if burst == 0 {
             *now = now.plus_ns(MS);
-            to.wake().fd.into_iter().for_each(|fd| wait_readable(fd, 1));
+            match to.wake().fd {
+                Some(fd) => wait_readable(fd, 1),
+                None => std::thread::yield_now(),
+            }
         }
     }
     panic!("{received} frames came of {count}");

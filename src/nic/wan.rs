@@ -129,9 +129,9 @@ impl<N: Nic> Nic for Wan<N> {
     }
 
     fn wake(&self) -> Wake {
-        let Wake { fd, deadline } = self.nic.wake();
+        let below = self.nic.wake();
         let due = self.held.peek().map(|Reverse(held)| held.due);
-        Wake { fd, deadline: due.into_iter().chain(deadline).min() }
+        Wake { deadline: due.into_iter().chain(below.deadline).min(), ..below }
     }
 
     fn stats(&self) -> NicStats {

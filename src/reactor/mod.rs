@@ -33,7 +33,7 @@ use crate::bounds::{FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BUR
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk::{Disk, DiskError, FileCheckpoints};
-use crate::nic::{Nic, NicStats};
+use crate::nic::{Nic, NicStats, Wake};
 use crate::partition::{Core, CoreStats, Driver, Log, Ports, Recovery};
 use crate::rpc::RpcStats;
 use crate::txn::Procedure;
@@ -178,8 +178,9 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
     fn sleep(&mut self) -> Result<(), DiskError> {
         self.siblings.waker().begin_sleep();
         if !self.turn()? && !self.shared.is_stopped() {
-            let fd = self.outbox.nic.wake().fd;
-            let left_ns = self.deadline().map(|due| due.since(self.clock.now()));
+            let Wake { fd, blind_ns_max, .. } = self.outbox.nic.wake();
+            let due_ns = self.deadline().map(|due| due.since(self.clock.now()));
+            let left_ns = due_ns.into_iter().chain(blind_ns_max).min();
             self.pace.sleeps += 1;
             let siblings = Some(self.siblings.waker().fd());
             wait::wait([fd, self.log.0.wake_fd(), self.checkpoints.wake_fd(), siblings], left_ns);

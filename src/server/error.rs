@@ -17,6 +17,9 @@ pub enum StartError {
          build it with --features dpdk, or write nic = \"udp\""
     )]
     NoSuchNic { node: String, nic: String },
+    #[cfg(feature = "dpdk")]
+    #[error("the NIC does not start (node {node}): {source}")]
+    Dpdk { node: String, source: crate::nic::dpdk::DpdkError },
     #[error(
         "CPU {cpu} (node {node}, cores): it is not among those this process may use, {usable:?}; \
          name some of these, or leave cores out"

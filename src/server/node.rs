@@ -8,7 +8,7 @@ use crate::bounds::WAL_SEGMENT_BYTES_VOTES;
 use crate::clock::SystemClock;
 use crate::config::{Config, CoreLayout, Durability, NicKind, Poll};
 use crate::disk::{CoreDirectory, DiskError, DiskOptions, FileCheckpoints, UringDisk, forget_log};
-use crate::nic::udp::Udp;
+use crate::nic::any::AnyNic;
 use crate::nic::wan::{Link, Wan};
 use crate::partition::{Driver, Recovery};
 use crate::reactor::{Reactor, Seat, Shared, Siblings, affinity};
@@ -22,12 +22,12 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
-/// A node with its sockets bound and its directory claimed, and no thread yet.
+/// A node with its NICs open and its directory claimed, and no thread yet.
 pub(super) struct Reserved {
     id: NodeId,
     shared: Arc<Shared>,
     /// Without disks: a log is opened on the core's own thread.
-    seats: Vec<Seat<Wan<Udp>, ()>>,
+    seats: Vec<Seat<Wan<AnyNic>, ()>>,
     directory: NodeDirectory,
 }
 
@@ -65,7 +65,9 @@ type CoreOutcome<D> = Result<CoreReport<D>, StopError>;
 pub(super) fn check_machine(config: &Config, id: NodeId) -> Result<(), StartError> {
     let node = &config.nodes[usize::from(id.0)];
     let name = || node.name.clone();
-    if let NicKind::Dpdk(_) = node.nic {
+    if let NicKind::Dpdk(_) = node.nic
+        && cfg!(not(feature = "dpdk"))
+    {
         return Err(StartError::NoSuchNic { node: name(), nic: node.nic.to_string() });
     }
     if let CoreLayout::Pinned(cpus) = &node.cores {
@@ -88,21 +90,6 @@ pub(super) fn check_peers(config: &Config, id: NodeId) -> Result<(), StartError>
     }
 }
 
-/// The sockets of all cores of a node, in order.
-pub(super) fn bind(config: &Config, id: NodeId) -> Result<Vec<Udp>, StartError> {
-    let others = (0..).map(NodeId).take(config.nodes.len()).filter(|other| *other != id);
-    let endpoints = others.flat_map(|node| cores_of(config, node));
-    let peers: Vec<_> = endpoints.map(|peer| (peer, config.address(peer))).collect();
-    let bind = |me: Endpoint| {
-        let address = config.address(me);
-        Udp::bind(address, &peers).map_err(|source| {
-            let node = config.nodes[usize::from(id.0)].name.clone();
-            StartError::Listen { node, address, source }
-        })
-    };
-    cores_of(config, id).map(bind).collect()
-}
-
 /// How long an idle core of these nodes spins. Not at all where cores share CPUs: it would spin on the
 /// time of the one it waits for.
 pub(super) fn spin_ns(config: &Config, ids: &[NodeId]) -> u64 {
@@ -117,11 +104,11 @@ impl Reserved {
         config: &Config,
         id: NodeId,
         start: Start,
-        sockets: Vec<Udp>,
+        nics: Vec<AnyNic>,
         spin_ns: u64,
     ) -> Result<Reserved, StartError> {
         let node = &config.nodes[usize::from(id.0)];
-        let shared = Shared::new(config, sockets.len()).map_err(|source| StartError::Resource {
+        let shared = Shared::new(config, nics.len()).map_err(|source| StartError::Resource {
             node: node.name.clone(),
             what: "eventfd",
             source,
@@ -138,12 +125,12 @@ impl Reserved {
         }
         let incarnation = directory.incarnation();
         let mut seats = Vec::new();
-        for ((me, socket), siblings) in cores_of(config, id).zip(sockets).zip(Siblings::of_node(&shared)) {
+        for ((me, nic), siblings) in cores_of(config, id).zip(nics).zip(Siblings::of_node(&shared)) {
             // Nothing else tells the cores of a node apart, and nobody is to guess their backoffs alike.
             let seed = incarnation.wrapping_add(u64::from(me.core.0));
             seats.push(Seat {
                 me,
-                nic: Wan::new(socket, links(config, id), Prng::with_seed(!seed)),
+                nic: Wan::new(nic, links(config, id), Prng::with_seed(!seed)),
                 disk: (),
                 siblings,
                 sleep_after_ns: (node.poll == Poll::Adaptive).then_some(spin_ns),
@@ -242,7 +229,7 @@ impl Drop for Departure {
 
 /// A core's thread, once it may begin.
 fn run<D: Driver>(
-    seat: Seat<Wan<Udp>, ()>,
+    seat: Seat<Wan<AnyNic>, ()>,
     recovered: Recovered,
     cpu: Option<usize>,
     at: String,
@@ -351,7 +338,7 @@ fn links(config: &Config, from: NodeId) -> Vec<Link> {
     specs.map(|spec| Link { delay_ns: spec.delay_ns, jitter_ns: spec.jitter_ns, loss: spec.loss }).collect()
 }
 
-fn cores_of(config: &Config, node: NodeId) -> impl Iterator<Item = Endpoint> + use<> {
+pub(super) fn cores_of(config: &Config, node: NodeId) -> impl Iterator<Item = Endpoint> + use<> {
     (0..).map(CoreId).take(config.cores(node)).map(move |core| Endpoint { node, core })
 }
 

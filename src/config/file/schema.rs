@@ -101,6 +101,8 @@ pub(super) static NODE: Schema = Schema {
         needed("listen", "peers reach the node there", r#"listen = "127.0.0.1:7400""#),
         optional("cores", "cores = [0, 1] or cores = 2"),
         optional("nic", r#"nic = "udp""#),
+        optional("subnet", r#"subnet = "10.0.0.0/24""#),
+        optional("gateway", r#"gateway = "10.0.0.254""#),
         optional("poll", r#"poll = "adaptive""#),
         needed("data", "promised ballots are on disk in every mode of durability", r#"data = "data/n1""#),
         optional("resp", r#"resp = "127.0.0.1:6380""#),

@@ -13,8 +13,8 @@ mod tests;
 #[cfg(test)]
 pub use mmsg::wait_readable;
 
-use super::{Nic, NicStats, Wake};
-use crate::bounds::{CORES_MAX, FRAME_BYTES, NODES_MAX, SOCKET_BUFFER_BYTES};
+use super::{Nic, NicStats, Wake, place_of};
+use crate::bounds::{FRAME_BYTES, SOCKET_BUFFER_BYTES};
 use crate::types::{Endpoint, Timestamp};
 use mmsg::{Receiver, Sender};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -149,7 +149,7 @@ impl Nic for Udp {
     }
 
     fn wake(&self) -> Wake {
-        Wake { fd: Some(self.socket.as_raw_fd()), deadline: None }
+        Wake { fd: Some(self.socket.as_raw_fd()), ..Wake::default() }
     }
 
     fn stats(&self) -> NicStats {
@@ -176,9 +176,4 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 fn is_for_later(error: &io::Error) -> bool {
     let full = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
     full || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-fn place_of(endpoint: Endpoint) -> Option<usize> {
-    let (node, core) = (usize::from(endpoint.node.0), usize::from(endpoint.core.0));
-    (node < NODES_MAX && core < CORES_MAX).then_some(node * CORES_MAX + core)
 }

@@ -1,0 +1,67 @@
+// What src/nic/dpdk asks of DPDK: flat functions over opaque pointers and integers, no struct layout.
+//
+// A `void *` is a pool, a ring or an mbuf, as the name says. A function that can fail returns a negative errno.
+// Nothing here keeps state, but for the count of resets of each port.
+#pragma once
+#include <stdint.h>
+
+// The environment, once per process. It pins the calling thread: give it one of its own.
+int mako_eal_init(int argc, char **argv);
+// The directory it has made for itself, which this server leaves empty.
+const char *mako_eal_directory(void);
+const char *mako_error_words(int error);
+// A thread that is registered has a cache of mbufs of its own.
+int mako_thread_register(void);
+void mako_thread_unregister(void);
+
+// Ports. `bus` is vdev or pci.
+int mako_port_plug(const char *bus, const char *device, const char *arguments);
+int mako_port_unplug(const char *bus, const char *device);
+int mako_port_of_device(const char *device);
+int mako_port_of_mac(const uint8_t *mac);
+int mako_port_mac(uint16_t port, uint8_t *mac);
+// The NUMA node, or -1 where there is none.
+int mako_port_socket(uint16_t port);
+// How many queue pairs it has at most.
+int mako_port_queues(uint16_t port);
+// With so many queue pairs; whether it fills in or verifies checksums by itself goes to `offloads`.
+int mako_port_configure(uint16_t port, uint16_t queues, uint32_t *offloads);
+int mako_port_queue(uint16_t port, uint16_t queue, void *pool);
+int mako_port_start(uint16_t port);
+// Frames to this UDP port of IPv4 go to this queue.
+int mako_port_steer(uint16_t port, uint16_t queue, uint16_t udp_port);
+// How often the device has asked to be reset.
+uint32_t mako_port_resets(uint16_t port);
+// As if the device had asked: for tests, which have no device that does.
+void mako_port_ask_reset(uint16_t port);
+// To be configured from the start after this; -ENOTSUP from a device that never asks.
+int mako_port_reset(uint16_t port);
+void mako_port_close(uint16_t port);
+
+#define MAKO_OFFLOAD_TX 1u
+#define MAKO_OFFLOAD_RX 2u
+
+// Pools of mbufs. With `one_piece` the mbufs lie side by side in one piece of memory, or there is no pool.
+void *mako_pool_new(const char *name, uint32_t mbufs, int socket, int one_piece, int *error);
+void mako_pool_free(void *pool);
+uint32_t mako_pool_available(void *pool);
+
+// Mbufs. The room for a frame of a fresh one, or null when the pool is empty.
+void *mako_mbuf_new(void *pool, uint8_t **room);
+// What is in the room, and whether the device is to fill in the checksums of IPv4 and UDP.
+void mako_mbuf_set(void *mbuf, uint16_t bytes, int offload);
+void mako_mbufs_free(void **mbufs, uint16_t count);
+
+// Bursts. Beside each mbuf its frame, and the frame's length with what is known of its checksum.
+uint16_t mako_receive(uint16_t port, uint16_t queue, void **mbufs, uint8_t **frames, uint32_t *lengths, uint16_t most);
+uint16_t mako_send(uint16_t port, uint16_t queue, void **mbufs, uint16_t count);
+
+#define MAKO_LENGTH_MASK 0xffffu
+#define MAKO_CHECKSUM_GOOD 0x10000u
+#define MAKO_CHECKSUM_BAD 0x20000u
+
+// Rings of mbufs, from any thread to one.
+void *mako_ring_new(const char *name, uint32_t mbufs, int socket, int *error);
+void mako_ring_free(void *ring);
+int mako_ring_push(void *ring, void *mbuf);
+uint16_t mako_ring_pop(void *ring, void **mbufs, uint8_t **frames, uint32_t *lengths, uint16_t most);
