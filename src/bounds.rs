@@ -323,7 +323,7 @@ pub const CHECKPOINT_READS_MAX: usize = 16;
 pub const WAL_STUCK_NS: u64 = 30 * SECOND;
 /// On a full disk the next segment is tried again this often.
 pub const WAL_FULL_RETRY_NS: u64 = SECOND;
-/// One copy of the votes of a core: a header and 16 bytes for every partition there may be.
+/// One copy of the votes of a core: a header and 24 bytes for every partition there may be.
 pub const VOTES_COPY_BYTES: usize = 7 * WAL_BLOCK_BYTES;
 
 const _: () = assert!(CHECKPOINT_CHUNK_BYTES + VALUE_BYTES_MAX < CHECKPOINT_WRITE_BYTES_MAX);
@@ -335,7 +335,7 @@ const _: () = assert!(24 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
 // ---- Checkpoints of partitions --------------------------------------------------------------
 /// Rows visited in one step, and how far apart steps are: an eighth of a core, at about 0.2 µs a row.
 pub const CHECKPOINT_ROWS_PER_STEP: usize = 64;
-/// Steps at once while the log grows faster than the checkpoint that is to let it go: a millisecond or so, and as much less
+/// Steps at once while the log grows faster than the checkpoint that is to let it go: 0.2 ms or so, and as much less
 /// time for what makes it grow.
 pub const CHECKPOINT_HASTE: u64 = 16;
 /// All rows are visited when the log has grown by so many hundredths of what it may; then they are to be committed.
