@@ -123,8 +123,8 @@ struct Teller {
     numbers: Numbers,
     flights: BTreeMap<u64, Option<Payment>>,
     registers: Option<Registers>,
-    led: Vec<PartitionId>,
-    acked: u64,
+    /// By partition: how many of its payments are durable.
+    acked: BTreeMap<PartitionId, u64>,
     audit: Option<Audit>,
     wake: Timestamp,
 }
@@ -175,8 +175,7 @@ impl Teller {
             numbers,
             flights: BTreeMap::new(),
             registers,
-            led: Vec::new(),
-            acked: 0,
+            acked: BTreeMap::new(),
             audit,
             wake: Timestamp::default(),
         }
@@ -184,9 +183,6 @@ impl Teller {
 
     fn pay(&mut self, core: &mut dyn Submit<Task>) {
         for home in core.led().to_vec() {
-            if !self.led.contains(&home) {
-                println!("leads {}", home.0);
-            }
             if self.pace == Pace::Slow && self.flights.len() < FLIGHTS_MAX {
                 self.begin(home, core);
             }
@@ -194,9 +190,9 @@ impl Teller {
                 registers.begin(home, &mut self.numbers, core);
             }
         }
-        self.led = core.led().to_vec();
         if let Pace::Closed(clients) = self.pace {
-            let (mut homes, most) = (self.led.clone().into_iter().cycle(), clients * self.led.len());
+            let led = core.led().to_vec();
+            let (most, mut homes) = (clients * led.len(), led.into_iter().cycle());
             while self.flights.len() < most && homes.next().is_some_and(|home| self.begin(home, core)) {}
         }
     }
@@ -236,12 +232,13 @@ impl Teller {
                 let (partition, number) = (payment.home, payment.number.get());
                 let line = format!("{} {number} {id} {}\n", partition.0, timestamp.0);
                 (&*self.acks).write_all(line.as_bytes()).expect("the file of acks takes a line");
-                self.acked += 1;
-                if self.acked == 1 {
+                if self.acked.is_empty() {
                     println!("first");
                 }
-                if self.acked.is_multiple_of(ACKS_PER_LINE) {
-                    println!("acked {}", self.acked);
+                let acked = self.acked.entry(partition).or_default();
+                *acked += 1;
+                if acked.is_multiple_of(ACKS_PER_LINE) {
+                    println!("acked {} {acked}", partition.0);
                 }
             }
             Reply::RolledBack | Reply::Aborted { .. } => {}

@@ -16,7 +16,7 @@ use mako::sim::recorded::{Event, Held};
 use mako::txn::{Abort, Procedure, Reply, Txn};
 use mako::types::{PartitionId, Prng, Timestamp};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
@@ -28,8 +28,10 @@ pub struct Registers {
     /// What their transactions are known by in the history.
     client: u32,
     prng: Prng,
-    open: BTreeSet<u64>,
-    durable: u64,
+    /// By token: the home of each transaction under way.
+    open: BTreeMap<u64, PartitionId>,
+    /// By partition: how many transactions of clients are durable.
+    durable: BTreeMap<PartitionId, u64>,
     /// The snapshot under way, and when the next one is due.
     look: Option<u64>,
     look_at: Timestamp,
@@ -44,8 +46,8 @@ impl Registers {
             history,
             client,
             prng: Prng::with_seed(seed),
-            open: BTreeSet::new(),
-            durable: 0,
+            open: BTreeMap::new(),
+            durable: BTreeMap::new(),
             look: None,
             look_at: Timestamp::default(),
             looks: 0,
@@ -53,11 +55,16 @@ impl Registers {
     }
 
     pub fn owns(&self, token: u64) -> bool {
-        self.open.contains(&token)
+        self.open.contains_key(&token)
     }
 
     /// One more transaction at home, unless enough are under way.
-    pub fn begin<P: From<Work>>(&mut self, home: PartitionId, numbers: &mut Numbers, core: &mut dyn Submit<P>) {
+    pub fn begin<P: From<Work>>(
+        &mut self,
+        home: PartitionId,
+        numbers: &mut Numbers,
+        core: &mut dyn Submit<P>,
+    ) {
         if self.open.len() < OPEN_MAX {
             let work = self.draw(home, numbers);
             self.submit(home, Mode::ReadWrite, work, numbers, core);
@@ -96,15 +103,16 @@ impl Registers {
         if matches!(event, Event::Said { .. }) {
             return;
         }
-        self.open.remove(&token);
+        let home = self.open.remove(&token).expect("it was under way");
         let is_durable = matches!(event, Event::Durable { .. });
         if self.look == Some(token) {
             self.look = None;
             self.looks += u64::from(is_durable);
         } else if is_durable {
-            self.durable += 1;
-            if self.durable.is_multiple_of(DURABLE_PER_LINE) {
-                println!("recorded {}", self.durable);
+            let durable = self.durable.entry(home).or_default();
+            *durable += 1;
+            if durable.is_multiple_of(DURABLE_PER_LINE) {
+                println!("recorded {} {durable}", home.0);
             }
         }
     }
@@ -121,7 +129,7 @@ impl Registers {
         let txn = numbers.take();
         let writes = work.steps.iter().filter_map(|step| Some((step.id, step.writes?))).collect();
         self.append(&Event::Begin { txn, client: self.client, mode, writes });
-        self.open.insert(txn);
+        self.open.insert(txn, home);
         let taken = core.submit(home, mode, txn, work.into()).is_ok();
         if !taken {
             self.open.remove(&txn);

@@ -27,12 +27,27 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// It is about to be submitted, and may write this.
-    Begin { txn: u64, client: u32, mode: Mode, writes: Vec<(KeyId, WriteId)> },
+    Begin {
+        txn: u64,
+        client: u32,
+        mode: Mode,
+        writes: Vec<(KeyId, WriteId)>,
+    },
     /// It was answered for the first time, and this is what it had seen. It reads whatever it writes.
-    Said { txn: u64, timestamp: Timestamp, reads: Vec<(KeyId, Option<Held>)> },
-    Durable { txn: u64 },
-    RolledBack { txn: u64 },
-    Refused { txn: u64 },
+    Said {
+        txn: u64,
+        timestamp: Timestamp,
+        reads: Vec<(KeyId, Option<Held>)>,
+    },
+    Durable {
+        txn: u64,
+    },
+    RolledBack {
+        txn: u64,
+    },
+    Refused {
+        txn: u64,
+    },
 }
 
 /// What a key holds: which write it is, the how many-th of the key, and the one before it.
@@ -223,7 +238,12 @@ impl Event {
                     "snapshot" => Mode::Snapshot,
                     _ => return None,
                 };
-                Event::Begin { txn, client, mode, writes: words.by_ref().map(read_write).collect::<Option<_>>()? }
+                Event::Begin {
+                    txn,
+                    client,
+                    mode,
+                    writes: words.by_ref().map(read_write).collect::<Option<_>>()?,
+                }
             }
             "said" => {
                 let timestamp = Timestamp(words.next()?.parse().ok()?);
@@ -283,7 +303,6 @@ fn read_read(word: &str) -> Option<(KeyId, Option<Held>)> {
 
 /// Ends every line that is whole.
 const END: &str = " .";
-
 
 #[cfg(test)]
 mod tests;

@@ -107,7 +107,8 @@ fn what_was_under_way_at_a_kill_may_be_seen_or_not() {
 
 #[test]
 fn a_lost_update_is_found() {
-    let second = Event::Begin { txn: 2, client: 7, mode: Mode::ReadWrite, writes: vec![(KeyId(1), WriteId(9))] };
+    let second =
+        Event::Begin { txn: 2, client: 7, mode: Mode::ReadWrite, writes: vec![(KeyId(1), WriteId(9))] };
     let lines = [update(1, 10, &[(1, 0)]), second.line(), said(2, 20, &[(1, 0)]), durable(2)];
     // In real time it is a stale read as well; a cycle without a clock says more.
     assert_found(&lines, &["lost update: ", "T1 --rw k1--> T0"]);
@@ -116,7 +117,8 @@ fn a_lost_update_is_found() {
 /// The one that lost was never answered, so that no timestamp orders the two.
 #[test]
 fn a_lost_update_by_one_that_was_killed_is_found() {
-    let killed = Event::Begin { txn: 2, client: 7, mode: Mode::ReadWrite, writes: vec![(KeyId(1), WriteId(9))] };
+    let killed =
+        Event::Begin { txn: 2, client: 7, mode: Mode::ReadWrite, writes: vec![(KeyId(1), WriteId(9))] };
     let other = Held { id: WriteId(9), number: 1, previous: None };
     let reader = Event::Said { txn: 3, timestamp: Timestamp(30), reads: vec![(KeyId(1), Some(other))] };
     let lines = [
@@ -167,7 +169,8 @@ fn a_durable_write_that_vanished_is_found() {
 fn a_durable_write_that_vanished_behind_an_unknown_one_is_found() {
     let killed = begin(1, Mode::ReadWrite, &[(1, 1)]);
     let lines = [killed, update(2, 20, &[(1, 1)]), snapshot(3, 30, &[(1, 1)])];
-    let words = ["snapshot is not the state", "T2 at @30 read version 1 of k1, and T1 has durably written version 2"];
+    let words =
+        ["snapshot is not the state", "T2 at @30 read version 1 of k1, and T1 has durably written version 2"];
     assert_found(&lines, &words);
 }
 
