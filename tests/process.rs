@@ -200,15 +200,12 @@ fn bad_usage_exits_2_with_one_line() {
 #[test]
 fn what_a_leader_answered_before_it_was_killed_is_kept() {
     let mut nodes = Nodes::start();
-    let leader = nodes.wait_for_work(0);
-    nodes.wait_for_work(1);
+    let [leader, _] = nodes.wait_for_all_work();
     nodes.kill(leader);
-    let next = nodes.wait_for_work(0);
+    let [next, _] = nodes.wait_for_all_work();
     nodes.add(leader, &[]);
-    nodes.wait_for_work(1);
     nodes.kill(next);
-    nodes.wait_for_work(0);
-    nodes.wait_for_work(1);
+    nodes.wait_for_all_work();
     nodes.verify();
 }
 
@@ -217,13 +214,13 @@ fn what_a_leader_answered_before_it_was_killed_is_kept() {
 fn what_was_answered_while_a_follower_was_killed_is_kept() {
     let mut nodes = Nodes::start();
     for _ in 0..3 {
-        let leaders = [0, 1].map(|shard| nodes.wait_for_work(shard));
+        let leaders = nodes.wait_for_all_work();
         let follower = (0..NODES).find(|node| !leaders.contains(node)).unwrap();
         nodes.kill(follower);
-        [0, 1].map(|shard| nodes.wait_for_work(shard));
+        nodes.wait_for_all_work();
         nodes.add(follower, &[]);
     }
-    [0, 1].map(|shard| nodes.wait_for_work(shard));
+    nodes.wait_for_all_work();
     nodes.verify();
 }
 
@@ -232,7 +229,7 @@ fn what_was_answered_while_a_follower_was_killed_is_kept() {
 fn what_was_answered_before_all_were_killed_at_once_is_kept() {
     let mut nodes = Nodes::start();
     for _ in 0..3 {
-        [0, 1].map(|shard| nodes.wait_for_work(shard));
+        nodes.wait_for_all_work();
         nodes.kill_all();
         (0..NODES).for_each(|node| nodes.spawn(node, &[]));
         (0..NODES).for_each(|node| drop(nodes.wait_for(node, "ready")));
@@ -246,12 +243,11 @@ fn what_was_answered_before_all_were_killed_at_once_is_kept() {
 fn a_leader_that_was_stopped_past_its_lease_answers_nothing_that_is_not_kept() {
     let mut nodes = Nodes::start();
     for _ in 0..2 {
-        nodes.wait_for_work(1);
-        let leader = nodes.wait_for_work(0);
+        let [leader, _] = nodes.wait_for_all_work();
         nodes.stop(leader);
         nodes.wait_for_work(0);
         nodes.go_on(leader);
-        nodes.wait_for_work(0);
+        nodes.wait_for_all_work();
     }
     nodes.verify();
 }

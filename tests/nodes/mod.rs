@@ -218,6 +218,11 @@ impl Nodes {
         })
     }
 
+    /// Of each shard; who leads them.
+    pub fn wait_for_all_work(&self) -> [usize; SHARDS] {
+        std::array::from_fn(|shard| self.wait_for_work(shard))
+    }
+
     fn complaints(&self) -> String {
         fs::read_to_string(self.path("stderr")).unwrap()
     }
@@ -295,7 +300,7 @@ fn check(node: usize, acks: &[Ack], shown: &[String]) {
         assert_eq!(held, Some(id), "n{node}: payment {number} of partition {partition} was acknowledged");
     }
     let counters: Vec<Vec<u64>> = said("counter ").collect();
-    assert_eq!(counters.len(), 2, "n{node}");
+    assert_eq!(counters.len(), SHARDS, "n{node}");
     for counter in counters {
         let numbers =
             receipts.keys().filter(|(partition, _)| *partition == counter[0]).map(|(_, number)| *number);
@@ -314,6 +319,7 @@ fn free_ports() -> u16 {
 }
 
 pub const NODES: usize = 3;
+const SHARDS: usize = 2;
 const ACKS: &str = "acks";
 const HISTORY: &str = "history";
 /// Ends a test that would hang; no claim about speed.

@@ -70,7 +70,7 @@ fn assert_found(lines: &[String], words: &[&str]) {
 fn a_sound_history_is_told_by_what_it_consists_of() {
     let lines = [
         update(1, 10, &[(1, 0), (2, 0)]),
-        begin(2, Mode::ReadWrite, &[(1, 2)]) + &Event::Refused { txn: 2 }.line(),
+        begin(2, Mode::ReadWrite, &[(3, 1)]) + &Event::Refused { txn: 2 }.line(),
         updating(3, 30, &[(1, 1)]) + &undone(3),
         snapshot(4, 15, &[(1, 1), (2, 1)]),
     ];
