@@ -181,14 +181,14 @@ impl Teller {
         }
     }
 
-    fn pay(&mut self, core: &mut dyn Submit<Task>) {
+    fn pay(&mut self, now: Timestamp, core: &mut dyn Submit<Task>) {
         for home in core.led().to_vec() {
             if self.pace == Pace::Slow && self.flights.len() < FLIGHTS_MAX {
                 self.begin(home, core);
             }
-            if let Some(registers) = self.registers.as_mut().filter(|_| self.pace != Pace::Idle) {
-                registers.begin(home, &mut self.numbers, core);
-            }
+        }
+        if let Some(registers) = self.registers.as_mut().filter(|_| self.pace != Pace::Idle) {
+            registers.turn(now, &mut self.numbers, core);
         }
         if let Pace::Closed(clients) = self.pace {
             let led = core.led().to_vec();
@@ -312,7 +312,7 @@ impl Driver for Teller {
             return;
         }
         self.wake = now.plus_ns(PAUSE_NS);
-        self.pay(core);
+        self.pay(now, core);
         self.audit(now, core);
     }
 

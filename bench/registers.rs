@@ -32,6 +32,8 @@ pub struct Registers {
     open: BTreeMap<u64, PartitionId>,
     /// By partition: how many transactions of clients are durable.
     durable: BTreeMap<PartitionId, u64>,
+    /// When the next transactions are due.
+    begin_at: Timestamp,
     /// The snapshot under way, and when the next one is due.
     look: Option<u64>,
     look_at: Timestamp,
@@ -48,6 +50,7 @@ impl Registers {
             prng: Prng::with_seed(seed),
             open: BTreeMap::new(),
             durable: BTreeMap::new(),
+            begin_at: Timestamp::default(),
             look: None,
             look_at: Timestamp::default(),
             looks: 0,
@@ -58,16 +61,17 @@ impl Registers {
         self.open.contains_key(&token)
     }
 
-    /// One more transaction at home, unless enough are under way.
-    pub fn begin<P: From<Work>>(
-        &mut self,
-        home: PartitionId,
-        numbers: &mut Numbers,
-        core: &mut dyn Submit<P>,
-    ) {
-        if self.open.len() < OPEN_MAX {
-            let work = self.draw(home, numbers);
-            self.submit(home, Mode::ReadWrite, work, numbers, core);
+    /// Begins one more transaction for every partition led, unless enough are under way or the last ones are recent.
+    pub fn turn<P: From<Work>>(&mut self, now: Timestamp, numbers: &mut Numbers, core: &mut dyn Submit<P>) {
+        if now < self.begin_at {
+            return;
+        }
+        self.begin_at = now.plus_ns(PAUSE_NS);
+        for home in core.led().to_vec() {
+            if self.open.len() < OPEN_MAX {
+                let work = self.draw(home, numbers);
+                self.submit(home, Mode::ReadWrite, work, numbers, core);
+            }
         }
     }
 
@@ -237,6 +241,8 @@ const STEPS_MAX: u32 = 4;
 const READS_EVERY: u8 = 3;
 /// Under way on one core.
 const OPEN_MAX: usize = 32;
+/// From one transaction of a partition to the next: the file is to stay small.
+const PAUSE_NS: u64 = MS;
 /// Between two snapshots of a core.
 const LOOK_NS: u64 = 20 * MS;
 const DURABLE_PER_LINE: u64 = 50;
@@ -294,8 +300,8 @@ mod tests {
         let engine = Engine::start(ledger::tables());
         for at in 1..=201 {
             match at {
-                201 => registers.look(Timestamp(at), Timestamp(200), &mut numbers, &mut core),
-                _ => registers.begin(PartitionId(0), &mut numbers, &mut core),
+                201 => registers.look(Timestamp(at * MS), Timestamp(200), &mut numbers, &mut core),
+                _ => registers.turn(Timestamp(at * MS), &mut numbers, &mut core),
             }
             let (token, work) = core.0.pop().unwrap();
             let (work, result) = engine.run(work);

@@ -8,6 +8,7 @@
 //!   2. The history is strictly serializable, its snapshots are states of it, and the last ones show what was durable
 //!      and nothing that was undone (`mako::sim::recorded`).
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "a test file uses the part it needs")]
 
 use mako::clock;
@@ -18,7 +19,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -84,10 +85,17 @@ pub struct Nodes {
 impl Nodes {
     /// All of them, at work.
     pub fn start() -> Nodes {
+        let mut nodes = Nodes::described("");
+        (0..NODES).for_each(|node| nodes.add(node, &[]));
+        nodes
+    }
+
+    /// None of them yet. `keys` are more of the whole cluster's.
+    pub fn described(keys: &str) -> Nodes {
         let directory = tempfile::tempdir().unwrap();
-        let mut text =
-            "[cluster]\nname = \"crashes\"\nelection_timeout = \"400ms\"\n\n[[table]]\nname = \"ledger\"\nrouting = \"int:4\"\n"
-                .to_string();
+        let mut text = format!(
+            "[cluster]\nname = \"crashes\"\nelection_timeout = \"400ms\"\n{keys}\n[[table]]\nname = \"ledger\"\nrouting = \"int:4\"\n"
+        );
         let first = free_ports();
         for node in 0..NODES {
             let data = directory.path().join(format!("n{node}"));
@@ -99,13 +107,26 @@ impl Nodes {
         text += "\n[[shard]]\nreplicas = [\"n0\", \"n1\", \"n2\"]\n\n[[shard]]\nreplicas = [\"n1\", \"n2\", \"n0\"]\n";
         fs::write(directory.path().join("cluster.toml"), text).unwrap();
         let (running, stopped, audits) = (BTreeMap::new(), BTreeSet::new(), Cell::new(0));
-        let mut nodes = Nodes { directory, running, stopped, kills: 0, audits };
-        (0..NODES).for_each(|node| nodes.add(node, &[]));
-        nodes
+        Nodes { directory, running, stopped, kills: 0, audits }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Of one node.
+    pub fn data(&self, node: usize) -> PathBuf {
+        self.path(&format!("n{node}"))
+    }
+
+    /// Has `mako serve` start one, which must refuse: what it complains of.
+    pub fn refused(&self, node: usize) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mako"));
+        command.args(["serve", "--node", &format!("n{node}"), "--config"]).arg(self.path("cluster.toml"));
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let [said, complaint] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert!(status.code() == Some(2) && said.is_empty(), "{status}: {said}{complaint}");
+        complaint.lines().filter(|line| line.starts_with("error: ")).collect()
     }
 
     /// Starts one, and waits until it votes.
@@ -216,6 +237,14 @@ impl Nodes {
             said.extend(lines.iter().position(|beginning| line.starts_with(beginning)).map(|at| (node, at)));
             (0..lines.len()).all(|at| said.contains(&(node, at)))
         })
+    }
+
+    /// Waits until each of these has had some more payments acknowledged.
+    pub fn wait_for_payments(&self, nodes: &[usize]) {
+        for node in nodes {
+            self.running[node].lines.try_iter().for_each(|line| self.hear(*node, &line));
+            self.wait_for(*node, "acked ");
+        }
     }
 
     /// Of each shard; who leads them.
