@@ -1,9 +1,10 @@
 //! Registers: a few keys that transactions read, modify and write, each on file as it begins and as it is answered.
 //!
-//! Their values name the write that made them, so that `sim::recorded` can judge from the file alone what the clients of
-//! all nodes saw; what makes the file sound is told there. On every node snapshots of all registers are taken as well.
+//! Their values name the write that made them, so that `sim::recorded` can judge from the file alone what the
+//! clients of all nodes saw, and on every node snapshots of all registers are taken as well. What makes the file
+//! sound is told there.
 //!
-//! Invariant: `begin` is on file before the transaction is submitted, every answer after it came; each in one write.
+//! Invariant: a `begin` is on file before its transaction is submitted, an answer after it came; each in one write.
 #![forbid(unsafe_code)]
 
 use crate::layout::Layout;

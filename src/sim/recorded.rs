@@ -1,17 +1,18 @@
 //! Histories of real processes: the lines they append to one file, and the verdict on them.
 //!
 //! Nodes are killed at any instruction, so what a file says must be sound wherever it ends:
-//!   1. A transaction is on file, with the names of all its writes, before it is submitted. So no value is ever seen whose
-//!      writer the file does not name.
-//!   2. An answer is on file after it came. One that is missing makes the outcome *unknown*: the transaction then counts as
-//!      committed when somebody saw a write of it, else it is left out, which accuses nobody.
-//!   3. All processes append to one file, each event in one write. A line before another was appended before it, so an
-//!      answer above a beginning came before that transaction was submitted. The order of lines is real time, without a clock.
-//!   4. A line begins with its newline and ends with a mark. A kill may tear the line being written; what is torn is cut, and
+//!   1. A transaction is on file, with the names of all its writes, before it is submitted. So no value is ever seen
+//!      whose writer the file does not name.
+//!   2. An answer is on file after it came. One that is missing makes the outcome *unknown*: the transaction counts
+//!      as committed when somebody saw a write of it, else it is left out, which accuses nobody.
+//!   3. All processes append to one file of this machine, each event in one write. A line above another was appended
+//!      before it, so an answer above a beginning came before that transaction was submitted: the order of lines is
+//!      real time, without a clock.
+//!   4. A line begins with its newline and ends with a mark. A kill may tear the line being written; it is cut, and
 //!      that is the same as having been killed before it.
 //!
-//! Every write is an update: a value carries its number among the versions of its key, and the write before it. `check`
-//! judges the whole; `lineage` what it cannot know, of writes whose timestamp nobody was told.
+//! Every write is an update: a value carries its number among the versions of its key, and the write before it.
+//! `check` judges the whole; `lineage` what it cannot know, of writes whose timestamp nobody was told.
 #![forbid(unsafe_code)]
 
 mod lineage;
@@ -103,6 +104,8 @@ struct Recording {
     txns: Vec<Txn>,
     /// By name: the place in `txns`, which is the index in the history as well.
     places: BTreeMap<u64, usize>,
+    /// Of every write that was announced.
+    ids: BTreeSet<WriteId>,
 }
 
 struct Txn {
@@ -127,11 +130,12 @@ impl Recording {
     fn add(&mut self, line: u64, text: &str) -> Option<()> {
         match Event::read(text)? {
             Event::Begin { txn, client, mode, writes } => {
+                let are_new = writes.iter().all(|(_, id)| self.ids.insert(*id));
                 let index = self.history.begin(line, client);
                 let earlier = self.places.insert(txn, index.0 as usize);
                 let (reads, ending) = (Vec::new(), Ending::Open);
                 self.txns.push(Txn { client, mode, writes, timestamp: None, reads, ending });
-                earlier.is_none().then_some(())
+                (earlier.is_none() && are_new).then_some(())
             }
             Event::Said { txn, timestamp, reads } => {
                 let (index, txn) = self.find(txn)?;

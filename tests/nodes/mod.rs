@@ -1,12 +1,12 @@
-//! Real nodes as processes, over loopback and real files: at work, killed, stopped; and what must be left of their work.
+//! Real nodes as processes, over loopback and real files: at work, killed, stopped; and what must be left of it.
 //!
-//! A node makes numbered payments on whatever it leads and appends a line to a file once one is durable. Beside them it
-//! reads and writes registers, whose history all nodes append to another file, and it audits the total of all accounts
-//! on snapshots of its own. After the violence all nodes are killed and started again, and then it must hold:
-//!   1. Each shows, on a snapshot of its own, every payment that was acknowledged under its number, no number twice, none
-//!      missing, and the right total; and no audit before has seen another.
-//!   2. The history is strictly serializable, its snapshots are states of it, and the last ones show what was durable
-//!      and nothing that was undone (`mako::sim::recorded`).
+//! A node makes numbered payments on whatever it leads and appends a line to a file once one is durable. Beside them
+//! it reads and writes registers, whose history all nodes append to another file, and it audits the total of all
+//! accounts on snapshots of its own. After the violence all nodes are killed and started again, and it must hold:
+//!   1. Each shows, on a snapshot of its own, every payment that was acknowledged under its number, no number twice,
+//!      none missing, and the right total; and no audit before has seen another.
+//!   2. The history is strictly serializable, its snapshots are states of it, and the last ones show what was
+//!      durable and nothing that was undone (`mako::sim::recorded`).
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "a test file uses the part it needs")]

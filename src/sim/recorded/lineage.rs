@@ -1,8 +1,8 @@
 //! The versions of every key by the number that each value carries: one write each, and none gone again.
 //!
-//! `check` orders versions by timestamp. Of a writer that was killed before its first answer nobody knows the timestamp,
-//! and what others saw of its writes could be compared with nothing. But each of them names its place:
-//!   1. A number of a key belongs to one write. Two updates of the same version are a lost update, known or not.
+//! `check` orders versions by timestamp. Of a writer that was killed before its first answer nobody knows the
+//! timestamp, and what others saw of its writes could be compared with nothing. But each names its place:
+//!   1. A number of a key belongs to one write. Two updates of one version are a lost update, known or not.
 //!   2. A snapshot shows of each key no smaller number than any durable update at or below its timestamp has.
 #![forbid(unsafe_code)]
 
@@ -72,7 +72,7 @@ impl Lineage<'_> {
             let Some((_, number, writer)) = updates[..known].last() else { continue };
             if *number > shown {
                 let account = format!(
-                    "{reader} at {timestamp:?} read version {shown} of {key}, and {writer} has durably written version {number}"
+                    "{reader} at {timestamp:?} read version {shown} of {key}, but {writer} made version {number} durable"
                 );
                 return Err(Violation::new(self.history, Kind::WrongSnapshot, &[reader, *writer], account));
             }

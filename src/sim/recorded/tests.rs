@@ -170,7 +170,7 @@ fn a_durable_write_that_vanished_behind_an_unknown_one_is_found() {
     let killed = begin(1, Mode::ReadWrite, &[(1, 1)]);
     let lines = [killed, update(2, 20, &[(1, 1)]), snapshot(3, 30, &[(1, 1)])];
     let words =
-        ["snapshot is not the state", "T2 at @30 read version 1 of k1, and T1 has durably written version 2"];
+        ["snapshot is not the state", "T2 at @30 read version 1 of k1, but T1 made version 2 durable"];
     assert_found(&lines, &words);
 }
 
@@ -199,9 +199,10 @@ fn lines_out_of_place_are_named() {
     let twice = updating(1, 10, &[(1, 0)]) + &said(1, 11, &[(1, 0)]);
     let unread = begin(1, Mode::ReadWrite, &[(1, 1)]) + &said(1, 10, &[(2, 0)]);
     let again = begin(1, Mode::ReadWrite, &[]) + &begin(1, Mode::ReadWrite, &[]);
+    let taken = begin(1, Mode::ReadWrite, &[(1, 1)]) + &begin(2, Mode::ReadWrite, &[(1, 1)]);
     let unsaid = begin(1, Mode::ReadWrite, &[]) + &durable(1);
     let garbled = "\nsaid 1 10 1=101/0/0 .".to_string();
-    for lines in [twice, unread, again, unsaid, durable(4), garbled, "\nbegin 1 2 x .".to_string()] {
+    for lines in [twice, unread, again, taken, unsaid, durable(4), garbled, "\nbegin 1 2 x .".to_string()] {
         assert_found(&[lines], &["of the history is out of place: "]);
     }
 }
