@@ -104,6 +104,11 @@ impl Nodes {
                 "\n[[node]]\nname = \"n{node}\"\nzone = \"z{node}\"\nlisten = \"127.0.0.1:{port}\"\ndata = \"{data}\"\ncores = 1\n"
             );
         }
+        // So that there is something speculative at every moment at which a node may be killed.
+        for [a, b] in [[0, 1], [0, 2], [1, 2]] {
+            text +=
+                &format!("\n[[link]]\nbetween = [\"z{a}\", \"z{b}\"]\ndelay = \"4ms\"\njitter = \"1ms\"\n");
+        }
         text += "\n[[shard]]\nreplicas = [\"n0\", \"n1\", \"n2\"]\n\n[[shard]]\nreplicas = [\"n1\", \"n2\", \"n0\"]\n";
         fs::write(directory.path().join("cluster.toml"), text).unwrap();
         let (running, stopped, audits) = (BTreeMap::new(), BTreeSet::new(), Cell::new(0));
