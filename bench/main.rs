@@ -20,6 +20,7 @@ mod measure;
 mod micro;
 mod node;
 mod options;
+mod registers;
 mod report;
 mod restart;
 mod runner;
