@@ -235,8 +235,9 @@ const KEY_BYTES: usize = 6;
 const VALUE_BYTES: usize = 24;
 /// The fifth byte of their keys, in the table of the ledger.
 const REGISTER: u8 = b'v';
-/// Of each partition: few, so that transactions meet.
-const REGISTERS_EACH: u32 = 6;
+/// Of each partition: few, so that transactions meet; and enough that some rest for longer than a round trip, for what
+/// a leader that was deposed reads of the others is unstable, and so no answer of its own.
+const REGISTERS_EACH: u32 = 24;
 const STEPS_MAX: u32 = 4;
 /// One transaction in so many only reads.
 const READS_EVERY: u8 = 3;
@@ -245,7 +246,7 @@ const OPEN_MAX: usize = 32;
 /// From one transaction of a partition to the next: the file is to stay small.
 const PAUSE_NS: u64 = MS;
 /// Between two snapshots of a core.
-const LOOK_NS: u64 = 20 * MS;
+const LOOK_NS: u64 = 40 * MS;
 const DURABLE_PER_LINE: u64 = 50;
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ fn what_was_answered_before_all_were_killed_at_once_is_kept() {
 #[test]
 fn a_leader_that_was_stopped_past_its_lease_answers_nothing_that_is_not_kept() {
     let mut nodes = Nodes::start();
-    for _ in 0..2 {
+    for _ in 0..4 {
         let [leader, _] = nodes.wait_for_all_work();
         nodes.stop(leader);
         nodes.wait_for_work(0);
