@@ -180,6 +180,9 @@ impl<D: Driver + Send + 'static> Cluster<D> {
                 Err(why) => failure = failure.or(Some(why)),
             }
         }
+        if failure.is_none() && open == cores {
+            failure = started.iter_mut().find_map(|node| node.note_opened(&self.config).err());
+        }
         let go = failure.is_none() && open == cores;
         common.go.set(go).expect("nobody else sets it");
         if !go {

@@ -150,7 +150,7 @@ impl Reserved {
         let Reserved { id, shared, seats, directory } = self;
         let config = &common.config;
         let described = &config.nodes[usize::from(id.0)];
-        let rebuilds = directory.rebuild().is_some();
+        let (rebuilds, has_opened) = (directory.rebuild().is_some(), directory.has_opened());
         let mut node = Node { id, directory, shared, shards: config.shards.len(), threads: Vec::new() };
         for seat in seats {
             let core = seat.me.core;
@@ -162,7 +162,7 @@ impl Reserved {
             let (common, named, opened) = (common.clone(), at.clone(), opened.clone());
             let shared = Arc::clone(&node.shared);
             let work = move || {
-                let recovered = recover(&common.config, seat.me, rebuilds, opened)?;
+                let recovered = recover(&common.config, seat.me, Past { rebuilds, has_opened }, opened)?;
                 if !*common.go.wait() {
                     return None;
                 }
@@ -183,6 +183,16 @@ impl Reserved {
 }
 
 impl<D> Node<D> {
+    /// Every core has its log, and none has taken a turn.
+    pub fn note_opened(&mut self, config: &Config) -> Result<(), StartError> {
+        let node = &config.nodes[usize::from(self.id.0)];
+        self.directory.note_opened().map_err(|source| StartError::Log {
+            node: node.name.clone(),
+            dir: node.data.clone(),
+            source,
+        })
+    }
+
     pub fn ask_to_stop(&self) {
         self.shared.stop();
     }
@@ -258,12 +268,19 @@ struct Recovered {
     recovery: Recovery,
 }
 
+/// What a node's directory says of its cores' own.
+#[derive(Clone, Copy)]
+struct Past {
+    rebuilds: bool,
+    has_opened: bool,
+}
+
 /// Opens the log of a core and tells whether that went well; `None` when not. On the core's own thread,
 /// because what it held is the core's; and before that is pinned, because the log has a thread of its own,
 /// which would be pinned with it.
-fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>) -> Option<Recovered> {
+fn recover(config: &Config, me: Endpoint, past: Past, opened: Sender<Opened>) -> Option<Recovered> {
     let background = Background::begin();
-    let opened_log = open_log(config, me, rebuilds);
+    let opened_log = open_log(config, me, past);
     drop(background);
     let (said, recovered) = match opened_log {
         Ok((recovered, notices)) => (Ok(notices), Some(recovered)),
@@ -274,7 +291,8 @@ fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>
     recovered
 }
 
-fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered, Vec<String>), DiskError> {
+fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec<String>), DiskError> {
+    let Past { rebuilds, has_opened } = past;
     let identity = identity(config, me);
     let mut options = DiskOptions::new(identity, config.log_bytes);
     if config.durability == Durability::Memory {
@@ -291,7 +309,7 @@ fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered,
         checkpoints += usize::from(loaded.is_some());
     }
     options.checkpoints = recovery.checkpoints();
-    options.begins_anew = rebuilds;
+    (options.begins_anew, options.has_opened) = (rebuilds, has_opened);
     let opened = UringDisk::open(&directory, &options, &mut |view| {
         records += 1;
         recovery.on_record(&view);
