@@ -153,6 +153,9 @@ impl UringDisk {
                     logged.raise(view.record.partition, view.record.ballot);
                     logged.cover(view.record.partition, view.record.slot);
                 }
+                if let Some((node, disk)) = view.record.peer() {
+                    logged.meet(node, disk);
+                }
                 visit(view);
             })?;
         // Before anything is changed: a log without its votes is not to be continued.
@@ -450,6 +453,9 @@ impl Disk for UringDisk {
     fn append(&mut self, record: Record<'_>) -> Lsn {
         if record.kind == RecordKind::Vote {
             self.votes.on_vote(record.partition, record.ballot, record.slot, self.wal.appended());
+        }
+        if let Some(peer) = record.peer() {
+            self.votes.on_peer(peer, self.wal.appended());
         }
         self.wal.append(record)
     }

@@ -24,7 +24,7 @@ use super::directory::{CoreDirectory, io_error, open_direct};
 use super::{DiskError, checkpoint_path, segments};
 use crate::bounds::VOTES_COPY_BYTES;
 use crate::rules::{self, Rule};
-use crate::types::{Ballot, Lsn, PartitionId, Slot};
+use crate::types::{Ballot, DiskId, Lsn, NodeId, PartitionId, Slot};
 use crate::wal::{LogIdentity, Votes, Why};
 
 /// The votes of a core, as far as both homes tell that they counted: readable when the log is not. Touches
@@ -214,6 +214,13 @@ impl VoteWriter {
     pub(super) fn on_vote(&mut self, partition: PartitionId, ballot: Ballot, covered: Slot, before: Lsn) {
         let covers = self.votes.cover(partition, covered);
         if self.votes.raise(partition, ballot) || covers {
+            self.waiting.get_or_insert(before);
+        }
+    }
+
+    /// That a peer is known by a disk was appended, as a vote is.
+    pub(super) fn on_peer(&mut self, (node, disk): (NodeId, DiskId), before: Lsn) {
+        if self.votes.meet(node, disk) {
             self.waiting.get_or_insert(before);
         }
     }
