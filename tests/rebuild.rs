@@ -68,3 +68,51 @@ fn a_node_with_an_emptied_core_is_rebuilt() {
     fs::remove_dir_all(&core).unwrap();
     refused_then_rebuilt(nodes, core.to_str().unwrap(), &[]);
 }
+
+/// Nothing is left to tell it from a node that never ran, but that its peers know it.
+#[test]
+fn a_node_whose_data_directory_was_emptied_is_rebuilt() {
+    let mut nodes = Nodes::start();
+    nodes.wait_for_payments(&LEADERS);
+    nodes.kill(LOSER);
+    let data = nodes.data(LOSER);
+    fs::remove_dir_all(&data).unwrap();
+    refused_then_rebuilt(nodes, data.to_str().unwrap(), &[]);
+}
+
+/// A leader is no different; and one peer that remembers is enough.
+#[test]
+fn a_leader_whose_data_directory_was_emptied_is_turned_away_by_whoever_is_left() {
+    let mut nodes = Nodes::start();
+    nodes.wait_for_payments(&LEADERS);
+    nodes.kill(0);
+    let next = nodes.wait_for_leader(0, &[1, 2]);
+    nodes.wait_for_payments(&[next]);
+    let other = 3 - next;
+    nodes.kill(other);
+    fs::remove_dir_all(nodes.data(0)).unwrap();
+    let complaint = nodes.refused(0);
+    assert!(
+        complaint.contains(&format!("n{next} knows this node")) && complaint.contains("--rebuild"),
+        "{complaint}"
+    );
+    nodes.add(other, &[]);
+    nodes.add(0, &["--rebuild"]);
+    nodes.verify();
+}
+
+/// Until all have met once nobody votes, and whoever waits says for whom.
+#[test]
+fn a_new_cluster_says_whom_it_waits_for() {
+    let mut nodes = Nodes::described("");
+    let mut waiting = nodes.serve(0);
+    nodes.spawn(1, &[]);
+    waiting.wait_for("note: waiting to hear of n2");
+    nodes.spawn(LOSER, &[]);
+    nodes.wait_for(1, "ready");
+    nodes.wait_for(LOSER, "ready");
+    waiting.end();
+    nodes.add(0, &[]);
+    nodes.wait_for_payments(&[1]);
+    nodes.verify();
+}

@@ -297,6 +297,10 @@ impl<P: Procedure> Core<P> {
         self.stats
     }
 
+    pub fn endpoint(&self) -> Endpoint {
+        self.me
+    }
+
     pub fn replicas(&self) -> &[Replica<P>] {
         &self.replicas
     }

@@ -8,7 +8,9 @@
 //!      a replica would look for its log in the wrong place, and take itself for one that never promised.
 //!   2. Incarnations grow from start to start, even when the wall clock was set back between them.
 //!   3. That its cores have logs is noted before any of them votes: a log that is not there has been lost then.
-//!   4. A rebuild is noted before anything is forgotten, and until every replica votes again: a crash in
+//!   4. A directory that is made, and one that is rebuilt, is another disk to the peers than any before it; and is
+//!      that as soon as what was there is to be forgotten.
+//!   5. A rebuild is noted before anything is forgotten, and until every replica votes again: a crash in
 //!      between must not bring back a replica that believes it forgot nothing.
 #![forbid(unsafe_code)]
 
@@ -16,10 +18,10 @@ use super::StartError;
 use crate::clock;
 use crate::config::Config;
 use crate::disk::{CoreDirectory, DiskError, VOTES_NAME, number_of};
-use crate::types::{CoreId, NodeId};
+use crate::types::{CoreId, DiskId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub(super) struct NodeDirectory {
@@ -60,6 +62,8 @@ struct Written {
     cores: Vec<Vec<u16>>,
     /// Of the last start.
     incarnation: u64,
+    /// What peers know the directory by.
+    disk: u64,
     /// Its cores have had logs.
     opened: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,10 +101,15 @@ impl NodeDirectory {
                 }
                 written.incarnation = written.incarnation.max(before.incarnation + 1);
                 (written.opened, written.rebuild) = (before.opened, before.rebuild);
+                written.disk = before.disk;
             }
         }
         if start == Start::Rebuild {
             written.rebuild = Some(Rebuild::Forget);
+            written.disk = NEW_DISK;
+        }
+        if written.disk == NEW_DISK {
+            written.disk = draw_disk().map_err(failed)?;
         }
         let directory = NodeDirectory { path: node.data.clone(), written, _lock: lock };
         directory.write().map_err(failed)?;
@@ -122,6 +131,10 @@ impl NodeDirectory {
             self.write()?;
         }
         Ok(())
+    }
+
+    pub fn disk(&self) -> DiskId {
+        DiskId(self.written.disk)
     }
 
     pub fn has_opened(&self) -> bool {
@@ -163,6 +176,7 @@ impl Written {
             durability: config.durability.to_string(),
             cores: (0..).take(config.cores(id)).map(hosted).collect(),
             incarnation: clock::now().0,
+            disk: NEW_DISK,
             opened: false,
             rebuild: None,
         }
@@ -235,6 +249,14 @@ struct Versioned {
     version: u32,
 }
 
+/// One that nobody has drawn before. The file knows no larger numbers.
+fn draw_disk() -> Result<u64, DiskError> {
+    let mut bytes = [0; 8];
+    let drawn = File::open(RANDOM).and_then(|mut random| random.read_exact(&mut bytes));
+    drawn.map_err(|source| DiskError::Io { what: "reading", path: RANDOM.into(), source })?;
+    Ok((u64::from_le_bytes(bytes) >> 1).max(NEW_DISK + 1))
+}
+
 fn first_line(rest: &str) -> String {
     format!("crc32c = \"{:08x}\"\n", crc32c::crc32c(rest.as_bytes()))
 }
@@ -264,6 +286,9 @@ pub(super) fn of_core(data: &Path, core: CoreId) -> PathBuf {
 const NAME: &str = "node.toml";
 const NAME_NEW: &str = "node.toml.new";
 const CORE: &str = "core-";
+const RANDOM: &str = "/dev/urandom";
+/// Not drawn yet.
+const NEW_DISK: u64 = 0;
 /// Of the file and of the layout of the directory.
 const VERSION: u32 = 3;
 
@@ -367,6 +392,25 @@ mod tests {
         }
     }
 
+    /// Invariant 4: kept, a new disk would be turned away, and one that was emptied taken for what it was.
+    #[test]
+    fn a_directory_that_is_emptied_or_rebuilt_is_another_disk_and_no_other_is() {
+        let data = tempfile::tempdir().unwrap();
+        let config = config(data.path(), |_| {});
+        let disk = |start| NodeDirectory::open(&config, NodeId(1), start).map(|it| it.disk()).ok().unwrap();
+        let mut disks = vec![disk(Start::FromDisk)];
+        assert_eq!(disk(Start::FromDisk), disks[0]);
+        for _ in 0..2 {
+            disks.push(disk(Start::Rebuild));
+            assert_eq!(Some(&disk(Start::FromDisk)), disks.last());
+            fs::remove_dir_all(&config.nodes[1].data).unwrap();
+            disks.push(disk(Start::FromDisk));
+        }
+        disks.sort_by_key(|disk| disk.0);
+        disks.dedup();
+        assert_eq!(disks.len(), 5, "{disks:?}");
+    }
+
     /// Invariant 3, across starts.
     #[test]
     fn that_the_cores_have_opened_stays_noted() {
@@ -403,7 +447,7 @@ mod tests {
         assert!(matches!(other, Err(StartError::Foreign { .. })), "another's is not ours to forget");
     }
 
-    /// Invariant 4: a crash while it learns must not turn it into a replica that forgot nothing.
+    /// Invariant 5: a crash while it learns must not turn it into a replica that forgot nothing.
     #[test]
     fn a_rebuild_stays_noted_until_it_is_over() {
         let data = tempfile::tempdir().unwrap();

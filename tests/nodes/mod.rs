@@ -76,6 +76,15 @@ impl Nodes {
         complaint.lines().filter(|line| line.starts_with("error: ")).collect()
     }
 
+    /// `mako serve`, which makes no payments, and what it complains of.
+    pub fn serve(&self, node: usize) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mako"));
+        command.args(["serve", "--node", &format!("n{node}"), "--config"]).arg(self.path("cluster.toml"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let complaints = BufReader::new(child.stderr.take().unwrap());
+        Server { child, complaints: lines_of(complaints) }
+    }
+
     /// Starts one, and waits until it votes.
     pub fn add(&mut self, node: usize, flags: &[&str]) {
         self.spawn(node, flags);
@@ -88,10 +97,7 @@ impl Nodes {
         command.arg("--config").arg(self.path("cluster.toml")).arg("--acks").arg(self.path("acks"));
         let complaints = OpenOptions::new().create(true).append(true).open(self.path("stderr")).unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(complaints).spawn().unwrap();
-        let (tell, lines) = mpsc::channel();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        // Ends with the output, which ends with the process.
-        thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let lines = lines_of(BufReader::new(child.stdout.take().unwrap()));
         assert!(self.running.insert(node, Node { child, lines }).is_none());
     }
 
@@ -163,6 +169,39 @@ impl Nodes {
         for node in 0..NODES {
             check(node, &acks, &self.wait_for(node, "audited"));
         }
+    }
+}
+
+/// Of a process, as they come.
+fn lines_of(out: impl BufRead + Send + 'static) -> Receiver<String> {
+    let (tell, lines) = mpsc::channel();
+    // Ends with the output, which ends with the process.
+    thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    lines
+}
+
+/// A node that only serves.
+pub struct Server {
+    child: Child,
+    complaints: Receiver<String>,
+}
+
+impl Server {
+    /// Waits until it complains of this.
+    pub fn wait_for(&mut self, complaint: &str) {
+        while self.complaints.recv_timeout(PATIENCE).expect("it never says so") != complaint {}
+    }
+
+    pub fn end(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
