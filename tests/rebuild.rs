@@ -6,7 +6,7 @@
 
 mod nodes;
 
-use nodes::{NODES, Nodes};
+use nodes::Nodes;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ fn refused_then_rebuilt(mut nodes: Nodes, place: &str, flags: &[&str]) {
 fn a_node_whose_checkpoint_was_deleted_is_rebuilt() {
     let mut nodes = Nodes::described("log = \"16MiB\"\n");
     let flags = ["--clients", "16"];
-    (0..NODES).for_each(|node| nodes.add(node, &flags));
+    nodes.add_all(&flags);
     let core = nodes.data(LOSER).join("core-0");
     let checkpoint = loop {
         nodes.wait_for_payments(&LEADERS);

@@ -34,7 +34,7 @@ impl Nodes {
     /// All of them, at work.
     pub fn start() -> Nodes {
         let mut nodes = Nodes::described("");
-        (0..NODES).for_each(|node| nodes.add(node, &[]));
+        nodes.add_all(&[]);
         nodes
     }
 
@@ -83,6 +83,12 @@ impl Nodes {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let complaints = BufReader::new(child.stderr.take().unwrap());
         Server { child, complaints: lines_of(complaints) }
+    }
+
+    /// Starts all: the first time none votes before it has heard of the others.
+    pub fn add_all(&mut self, flags: &[&str]) {
+        (0..NODES).for_each(|node| self.spawn(node, flags));
+        (0..NODES).for_each(|node| drop(self.wait_for(node, "ready")));
     }
 
     /// Starts one, and waits until it votes.

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::faults::{DiskFaults, Fate};
 use super::medium::{Landing, Medium};
-use crate::bounds::{NODES_MAX, PARTITIONS_MAX, WAL_BLOCK_BYTES};
+use crate::bounds::{PARTITIONS_MAX, WAL_BLOCK_BYTES};
 use crate::types::{self, Ballot, DiskId, Lsn, NodeId, PartitionId, Prng, Timestamp};
 
 /// The highest ballot each partition has promised.
@@ -81,6 +81,7 @@ impl VoteKeeper {
 
     pub(super) fn on_peer(&mut self, (node, disk): (NodeId, DiskId), lsn: Lsn) {
         self.kept.peers.insert(node, disk);
+        assert!(self.kept.peers.len() <= PEERS_MAX, "{} peers", self.kept.peers.len());
         self.pending.push_back(lsn);
         self.newest = lsn;
     }
@@ -209,7 +210,7 @@ pub(super) fn encode(kept: &Kept, generation: u64) -> Vec<u8> {
         bytes.extend_from_slice(&ballot.pack().to_le_bytes());
         bytes.extend_from_slice(&covered.0.to_le_bytes());
     }
-    bytes.extend_from_slice(&u32::try_from(kept.peers.len()).expect("at most NODES_MAX").to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(kept.peers.len()).expect("at most PEERS_MAX").to_le_bytes());
     for (node, disk) in &kept.peers {
         bytes.extend_from_slice(&node.0.to_le_bytes());
         bytes.extend_from_slice(&disk.0.to_le_bytes());
@@ -257,6 +258,8 @@ const CRC_BYTES: usize = 4;
 const VOTE_BYTES: usize = 18;
 const PEER_BYTES: usize = 10;
 /// Whole blocks, as everything that is written past the page cache.
-pub(super) const SLOT_BYTES: usize = 6 * WAL_BLOCK_BYTES;
+pub(super) const SLOT_BYTES: usize = 5 * WAL_BLOCK_BYTES;
+/// More nodes than are ever simulated.
+const PEERS_MAX: usize = 64;
 const _: () =
-    assert!(HEAD_BYTES + PARTITIONS_MAX * VOTE_BYTES + NODES_MAX * PEER_BYTES + CRC_BYTES <= SLOT_BYTES);
+    assert!(HEAD_BYTES + PARTITIONS_MAX * VOTE_BYTES + PEERS_MAX * PEER_BYTES + CRC_BYTES <= SLOT_BYTES);
