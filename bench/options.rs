@@ -217,6 +217,9 @@ pub struct NodeOptions {
     /// Where to append a line for every payment that is durable
     #[arg(long, value_name = "FILE")]
     pub acks: PathBuf,
+    /// Where to append the history of registers that are read and written beside the payments, while the total is audited
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
     /// Make no payments; print what a snapshot at or above this timestamp shows
     #[arg(long, value_name = "TIMESTAMP")]
     pub audit: Option<u64>,

@@ -1,60 +1,15 @@
-//! The real `mako`, as a process: what it prints, what it listens on, and what it exits with.
+//! The real `mako`, as a process: what it prints, what it listens on, what it exits with; and whole clusters of
+//! processes that are killed and stopped under load, and keep what they promised.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::{BufRead, BufReader, Read};
+mod nodes;
+
+use nodes::{NODES, Nodes, Process};
+use std::io::Read;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
-use std::time::Duration;
-
-/// A `mako` that runs in the foreground. Killed when the test is done with it.
-struct Mako {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Mako {
-    fn start(command: &mut Command) -> Mako {
-        Mako::start_with(command, Stdio::null())
-    }
-
-    fn start_with(command: &mut Command, stderr: Stdio) -> Mako {
-        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let (tell, lines) = mpsc::channel();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        // Ends with the output, which ends with the process.
-        thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        Mako { child, lines }
-    }
-
-    /// The next line of its output; `None` when it has ended instead.
-    fn line(&self) -> Option<String> {
-        match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => Some(line),
-            Err(mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(mpsc::RecvTimeoutError::Timeout) => panic!("it says nothing"),
-        }
-    }
-
-    /// Asks it to end, and waits until it has.
-    fn end(mut self, signal: i32) -> ExitStatus {
-        let command = format!("kill -{signal} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &command]).status().unwrap();
-        assert!(sent.success(), "{command}");
-        assert_eq!(self.line(), None, "nothing is said after a signal");
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Mako {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::process::{Command, Output, Stdio};
 
 fn mako(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mako"));
@@ -70,7 +25,7 @@ fn refusal(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 /// A `mako dev` that has become ready, its address and its `ready: …`. Temporary files go to `temporary`.
-fn dev(arguments: &[&str], temporary: &Path) -> (Mako, String, String) {
+fn dev(arguments: &[&str], temporary: &Path) -> (Process, String, String) {
     for _ in 0..100 {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -78,7 +33,7 @@ fn dev(arguments: &[&str], temporary: &Path) -> (Mako, String, String) {
         let listen = format!("127.0.0.1:{port}");
         let common = ["dev", "--listen", &listen, "--durability", "memory"];
         let mut command = mako(&[&common, arguments].concat());
-        let mako = Mako::start(command.env("TMPDIR", temporary));
+        let mako = Process::start(command.env("TMPDIR", temporary), Stdio::null());
         // One of the ports above may be somebody else's: then on others.
         if let Some(line) = mako.line() {
             return (mako, listen, line);
@@ -177,7 +132,7 @@ fn a_written_cluster_file_is_described_and_served() {
     let text = String::from_utf8(described.stdout).unwrap();
     assert!(described.status.success() && text.contains("n0") && text.contains(&listen), "{text}");
 
-    let node = Mako::start(&mut mako(&["serve", "--config", file, "--node", "n0"]));
+    let node = Process::start(&mut mako(&["serve", "--config", file, "--node", "n0"]), Stdio::null());
     assert_eq!(node.line(), Some(format!("ready: n0 {listen}")));
     assert_eq!(node.end(libc::SIGTERM).code(), Some(0));
 
@@ -209,7 +164,7 @@ fn a_node_starts_again_from_its_log_and_refuses_a_damaged_one() {
     let log = directory.path().join("stderr");
     for start in 0..2 {
         let stderr = std::fs::File::create(&log).unwrap();
-        let node = Mako::start_with(&mut mako(&serve), stderr.into());
+        let node = Process::start(&mut mako(&serve), stderr.into());
         assert_eq!(node.line(), Some(format!("ready: n0 {listen}")));
         assert_eq!(node.end(libc::SIGKILL).code(), None);
         let said = std::fs::read_to_string(&log).unwrap();
@@ -241,5 +196,58 @@ fn bad_usage_exits_2_with_one_line() {
     assert!(help.wait().unwrap().success() && text.contains("Example:"), "{text}");
 }
 
-/// Ends a test that would hang; no claim about speed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The leader of a shard dies with work under way, and comes back; then its successor does.
+#[test]
+fn what_a_leader_answered_before_it_was_killed_is_kept() {
+    let mut nodes = Nodes::start();
+    let [leader, _] = nodes.wait_for_all_work();
+    nodes.kill(leader);
+    let [next, _] = nodes.wait_for_all_work();
+    nodes.add(leader, &[]);
+    nodes.kill(next);
+    nodes.wait_for_all_work();
+    nodes.verify();
+}
+
+/// A follower may die and come back as it likes: the leaders do not wait for it.
+#[test]
+fn what_was_answered_while_a_follower_was_killed_is_kept() {
+    let mut nodes = Nodes::start();
+    for _ in 0..3 {
+        let leaders = nodes.wait_for_all_work();
+        let follower = (0..NODES).find(|node| !leaders.contains(node)).unwrap();
+        nodes.kill(follower);
+        nodes.wait_for_all_work();
+        nodes.add(follower, &[]);
+    }
+    nodes.wait_for_all_work();
+    nodes.verify();
+}
+
+/// A power cut: nobody is left who remembers, but for the disks.
+#[test]
+fn what_was_answered_before_all_were_killed_at_once_is_kept() {
+    let mut nodes = Nodes::start();
+    for _ in 0..3 {
+        nodes.wait_for_all_work();
+        nodes.kill_all();
+        (0..NODES).for_each(|node| nodes.spawn(node, &[]));
+        (0..NODES).for_each(|node| drop(nodes.wait_for(node, "ready")));
+    }
+    nodes.verify();
+}
+
+/// A leader that sleeps past its lease wakes up in a world that has gone on without it, and believes for a
+/// moment that it leads.
+#[test]
+fn a_leader_that_was_stopped_past_its_lease_answers_nothing_that_is_not_kept() {
+    let mut nodes = Nodes::start();
+    for _ in 0..2 {
+        let [leader, _] = nodes.wait_for_all_work();
+        nodes.stop(leader);
+        nodes.wait_for_work(0);
+        nodes.go_on(leader);
+        nodes.wait_for_all_work();
+    }
+    nodes.verify();
+}

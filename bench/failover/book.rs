@@ -107,12 +107,12 @@ mod tests {
     fn each_kind_of_loss_is_told() {
         let acks = ["0 1 11 500", "0 2 22 501", "1 1 33 502"].map(|line| Ack::read(line).unwrap());
         let sound = [
-            "leads 0",
+            "first",
             "total 60 of 60",
             "receipt 0 1 11",
             "receipt 0 2 22",
             "counter 0 2",
-            "acked 50",
+            "acked 0 50",
             "receipt 1 1 33",
             "counter 1 1",
         ];

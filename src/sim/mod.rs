@@ -15,6 +15,7 @@
 //! | `bounded` | what no core may ever hold more of |
 //! | `truth` | what an onlooker who sees every replica knows |
 //! | `history`, `check` and below | what clients saw, judged from outside |
+//! | `recorded` | the same of real processes, from a file of theirs |
 //!
 //! The checkers of a history know nothing of the cluster: they are given what its clients saw
 //! ([`history::History`]) and the state it came to rest in, and say what is wrong ([`check::check`]).
@@ -35,6 +36,7 @@ mod graph;
 pub mod history;
 mod mishaps;
 mod observed;
+pub mod recorded;
 mod run;
 mod serializability;
 mod snapshots;

@@ -21,11 +21,7 @@ pub(super) struct Compared {
     pub unverified: usize,
 }
 
-pub(super) fn check(
-    versions: &Versions,
-    observed: &[Observed],
-    final_state: &[FinalRow],
-) -> Result<Compared, Violation> {
+pub(super) fn check(versions: &Versions, observed: &[Observed]) -> Result<Compared, Violation> {
     let mut compared = Compared::default();
     for read in observed {
         let is_snapshot = versions.fate(read.txn) == Fate::Snapshot;
@@ -47,7 +43,6 @@ pub(super) fn check(
             None => compared.unverified += 1,
         }
     }
-    check_final_state(versions, final_state)?;
     Ok(compared)
 }
 
@@ -118,7 +113,7 @@ fn describe(versions: &Versions, version: Option<u32>) -> String {
 
 /// Every row must be the newest version of its key, and every key that has a live one must have a row.
 /// Several replicas may be given one after the other.
-fn check_final_state(versions: &Versions, final_state: &[FinalRow]) -> Result<(), Violation> {
+pub(super) fn check_final_state(versions: &Versions, final_state: &[FinalRow]) -> Result<(), Violation> {
     let keys = versions.history.keys();
     let mut present = vec![false; keys as usize];
     for (key, timestamp, id) in final_state {

@@ -1,33 +1,99 @@
-//! Real nodes as processes, over loopback and real files, that are killed, and what must hold afterwards.
+//! Real nodes as processes, over loopback and real files: at work, killed, stopped; and what must be left of it.
 //!
-//! A node makes numbered payments on whatever it leads and appends a line to a file once one is durable. After
-//! the violence all nodes are killed and started again, and each must show, on a snapshot of its own: every
-//! payment of the file under its number, no number twice, none missing, and the right total.
+//! A node makes numbered payments on whatever it leads and appends a line to a file once one is durable. Beside them
+//! it reads and writes registers, whose history all nodes append to another file, and it audits the total of all
+//! accounts on snapshots of its own. After the violence all nodes are killed and started again, and it must hold:
+//!   1. Each shows, on a snapshot of its own, every payment that was acknowledged under its number, no number twice,
+//!      none missing, and the right total; and no audit before has seen another.
+//!   2. The history is strictly serializable, its snapshots are states of it, and the last ones show what was
+//!      durable and nothing that was undone (`mako::sim::recorded`).
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, reason = "a test file uses the part it needs")]
 
-use std::collections::BTreeMap;
+use mako::clock;
+use mako::sim::recorded::{self, Summary};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// A process that runs in the foreground, and what it says. Killed when the test is done with it.
+pub struct Process {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    pub fn start(command: &mut Command, stderr: Stdio) -> Process {
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        Process { child, lines }
+    }
+
+    /// One whose complaints are listened to, and nothing else.
+    fn start_complaining(command: &mut Command) -> Process {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(child.stderr.take().unwrap());
+        Process { child, lines }
+    }
+
+    /// The next line of its output; `None` when it has ended instead.
+    pub fn line(&self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("it says nothing"),
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let command = format!("kill -{signal} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(mut self, signal: i32) -> ExitStatus {
+        self.signal(signal);
+        assert_eq!(self.line(), None, "nothing is said after a signal");
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// As they come.
+fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
+    let (tell, lines) = mpsc::channel();
+    // Ends with the output, which ends with the process.
+    thread::spawn(move || {
+        BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+    });
+    lines
+}
+
 /// Three nodes, two shards of one partition each; every node by its number.
 pub struct Nodes {
     directory: TempDir,
-    running: BTreeMap<usize, Node>,
-}
-
-struct Node {
-    child: Child,
-    lines: Receiver<String>,
+    running: BTreeMap<usize, Process>,
+    /// Those of them that were told to stop and not yet to go on.
+    stopped: BTreeSet<usize>,
+    kills: usize,
+    /// Of the total, each of them right.
+    audits: Cell<usize>,
 }
 
 impl Nodes {
@@ -52,9 +118,15 @@ impl Nodes {
                 "\n[[node]]\nname = \"n{node}\"\nzone = \"z{node}\"\nlisten = \"127.0.0.1:{port}\"\ndata = \"{data}\"\ncores = 1\n"
             );
         }
+        // So that there is something speculative at every moment at which a node may be killed.
+        for [a, b] in [[0, 1], [0, 2], [1, 2]] {
+            text +=
+                &format!("\n[[link]]\nbetween = [\"z{a}\", \"z{b}\"]\ndelay = \"4ms\"\njitter = \"1ms\"\n");
+        }
         text += "\n[[shard]]\nreplicas = [\"n0\", \"n1\", \"n2\"]\n\n[[shard]]\nreplicas = [\"n1\", \"n2\", \"n0\"]\n";
         fs::write(directory.path().join("cluster.toml"), text).unwrap();
-        Nodes { directory, running: BTreeMap::new() }
+        let (running, stopped, audits) = (BTreeMap::new(), BTreeSet::new(), Cell::new(0));
+        Nodes { directory, running, stopped, kills: 0, audits }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -77,12 +149,10 @@ impl Nodes {
     }
 
     /// `mako serve`, which makes no payments, and what it complains of.
-    pub fn serve(&self, node: usize) -> Server {
+    pub fn serve(&self, node: usize) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mako"));
         command.args(["serve", "--node", &format!("n{node}"), "--config"]).arg(self.path("cluster.toml"));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let complaints = BufReader::new(child.stderr.take().unwrap());
-        Server { child, complaints: lines_of(complaints) }
+        Process::start_complaining(&mut command)
     }
 
     /// Starts all: the first time none votes before it has heard of the others.
@@ -100,122 +170,162 @@ impl Nodes {
     pub fn spawn(&mut self, node: usize, flags: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mako-bench"));
         command.args(["node", "--node", &format!("n{node}")]).args(flags);
-        command.arg("--config").arg(self.path("cluster.toml")).arg("--acks").arg(self.path("acks"));
+        command.arg("--config").arg(self.path("cluster.toml"));
+        command.arg("--acks").arg(self.path(ACKS)).arg("--history").arg(self.path(HISTORY));
         let complaints = OpenOptions::new().create(true).append(true).open(self.path("stderr")).unwrap();
-        let mut child = command.stdout(Stdio::piped()).stderr(complaints).spawn().unwrap();
-        let lines = lines_of(BufReader::new(child.stdout.take().unwrap()));
-        assert!(self.running.insert(node, Node { child, lines }).is_none());
+        let process = Process::start(&mut command, complaints.into());
+        assert!(self.running.insert(node, process).is_none());
     }
 
     pub fn kill(&mut self, node: usize) {
-        let mut node = self.running.remove(&node).unwrap();
-        node.child.kill().unwrap();
-        node.child.wait().unwrap();
+        self.kill_each(&[node]);
     }
 
-    pub fn signal(&self, node: usize, signal: &str) {
-        let command = format!("kill -{signal} {}", self.running[&node].child.id());
-        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+    /// As the power does: each is killed before any is waited for.
+    pub fn kill_all(&mut self) {
+        let running: Vec<usize> = self.running.keys().copied().collect();
+        self.kill_each(&running);
     }
 
-    /// Waits for a line that begins so.
-    pub fn wait_for(&self, node: usize, beginning: &str) -> Vec<String> {
-        let mut before = Vec::new();
-        loop {
-            match self.running[&node].lines.recv_timeout(PATIENCE) {
-                Ok(line) if line.starts_with(beginning) => return before,
-                Ok(line) => before.push(line),
-                Err(why) => {
-                    let complaints = fs::read_to_string(self.path("stderr")).unwrap();
-                    panic!("n{node} never says {beginning:?} ({why}); it said {before:?}\n{complaints}")
-                }
-            }
+    fn kill_each(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            let child = &mut self.running.get_mut(node).unwrap().child;
+            let ended = child.try_wait().unwrap();
+            child.kill().unwrap();
+            assert!(ended.is_none(), "n{node} has ended by itself: {ended:?}\n{}", self.complaints());
+        }
+        for node in nodes {
+            let mut process = self.running.remove(node).unwrap();
+            self.stopped.remove(node);
+            process.child.wait().unwrap();
+            process.lines.iter().for_each(|line| self.hear(*node, &line));
+        }
+        self.kills += nodes.len();
+    }
+
+    /// It does nothing more, and does not know.
+    pub fn stop(&mut self, node: usize) {
+        self.running[&node].signal(libc::SIGSTOP);
+        assert!(self.stopped.insert(node));
+    }
+
+    pub fn go_on(&mut self, node: usize) {
+        assert!(self.stopped.remove(&node));
+        self.running[&node].signal(libc::SIGCONT);
+    }
+
+    /// Every line of every node comes by here.
+    fn hear(&self, node: usize, line: &str) {
+        if line.starts_with("total ") {
+            let total = words(line);
+            assert!(total.len() == 2 && total[0] == total[1], "n{node}: an audit saw {line:?}");
+            self.audits.set(self.audits.get() + 1);
         }
     }
 
-    /// Drops what was said so far, and waits until each of these has had some payments acknowledged.
+    /// Listens to these until one of them has said what is waited for; which one.
+    fn listen(&self, nodes: &[usize], what: &str, mut is_it: impl FnMut(usize, String) -> bool) -> usize {
+        let until = clock::now().plus_ns(PATIENCE.as_nanos() as u64);
+        while clock::now() < until {
+            for node in nodes {
+                match self.running[node].lines.recv_timeout(LOOK) {
+                    Ok(line) => {
+                        self.hear(*node, &line);
+                        if is_it(*node, line) {
+                            return *node;
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => panic!("n{node} has ended\n{}", self.complaints()),
+                }
+            }
+        }
+        panic!("none of {nodes:?} has said {what}\n{}", self.complaints());
+    }
+
+    /// Waits for a line that begins so; what it has said before.
+    pub fn wait_for(&self, node: usize, beginning: &str) -> Vec<String> {
+        let mut before = Vec::new();
+        self.listen(&[node], beginning, |_, line| {
+            let is_it = line.starts_with(beginning);
+            before.push(line);
+            is_it
+        });
+        before
+    }
+
+    /// Passes over what was said so far, and waits until a node has had payments and transactions of the history
+    /// acknowledged that it coordinated for this shard: the one that leads it.
+    pub fn wait_for_work(&self, shard: usize) -> usize {
+        let awake: Vec<usize> =
+            self.running.keys().copied().filter(|node| !self.stopped.contains(node)).collect();
+        for node in &awake {
+            self.running[node].lines.try_iter().for_each(|line| self.hear(*node, &line));
+        }
+        // Its only partition has the same number.
+        let lines = ["acked", "recorded"].map(|verb| format!("{verb} {shard} "));
+        let mut said = BTreeSet::new();
+        self.listen(&awake, &format!("{lines:?}"), |node, line| {
+            said.extend(lines.iter().position(|beginning| line.starts_with(beginning)).map(|at| (node, at)));
+            (0..lines.len()).all(|at| said.contains(&(node, at)))
+        })
+    }
+
+    /// Waits until each of these has had some more payments acknowledged.
     pub fn wait_for_payments(&self, nodes: &[usize]) {
         for node in nodes {
-            self.running[node].lines.try_iter().for_each(drop);
+            self.running[node].lines.try_iter().for_each(|line| self.hear(*node, &line));
             self.wait_for(*node, "acked ");
         }
     }
 
-    /// The one that says it leads this shard, of those that do not lead it yet. The others are not listened to
-    /// meanwhile.
-    pub fn wait_for_leader(&self, shard: usize, candidates: &[usize]) -> usize {
-        let line = format!("leads {shard}");
-        for _ in 0..LOOKS_MAX {
-            for node in candidates {
-                match self.running[node].lines.recv_timeout(LOOK) {
-                    Ok(said) if said == line => return *node,
-                    Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(mpsc::RecvTimeoutError::Disconnected) => panic!("n{node} has ended"),
-                }
-            }
-        }
-        panic!("nobody leads shard {shard}");
+    /// Of each shard; who leads them.
+    pub fn wait_for_all_work(&self) -> [usize; SHARDS] {
+        std::array::from_fn(|shard| self.wait_for_work(shard))
+    }
+
+    fn complaints(&self) -> String {
+        fs::read_to_string(self.path("stderr")).unwrap()
     }
 
     fn acks(&self) -> Vec<Ack> {
-        fs::read_to_string(self.path("acks")).unwrap().lines().map(Ack::read).collect()
+        fs::read_to_string(self.path(ACKS)).unwrap().lines().map(Ack::read).collect()
     }
 
-    /// Kills all, starts them again without load, and compares what each shows with what was acknowledged.
+    fn judge(&self) -> Summary {
+        let summary = recorded::judge(&fs::read_to_string(self.path(HISTORY)).unwrap());
+        let summary = summary.unwrap_or_else(|offence| panic!("{offence}"));
+        assert!(summary.torn <= self.kills, "{} kills have torn {} lines", self.kills, summary.torn);
+        summary
+    }
+
+    /// Kills all, starts them again without load, and compares what each shows with what clients were told.
     pub fn verify(mut self) {
-        (0..NODES)
-            .filter(|node| self.running.contains_key(node))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|node| self.kill(node));
-        let acks = self.acks();
-        let from = acks.iter().map(|ack| ack.timestamp).max().expect("nothing was acknowledged").to_string();
+        self.kill_all();
+        let (acks, before, audits) = (self.acks(), self.judge(), self.audits.get());
+        assert!(audits > 0, "nobody audited the total");
+        assert!(before.checked.snapshot_reads > 0 && before.checked.writer_reads > 0, "{before:?}");
+        let paid = acks.iter().map(|ack| ack.timestamp).max().expect("nothing was acknowledged");
+        let from = paid.max(before.newest.0).to_string();
         // None is ready before the others are there, if it has to learn first.
         (0..NODES).for_each(|node| self.spawn(node, &["--audit", &from]));
         for node in 0..NODES {
             check(node, &acks, &self.wait_for(node, "audited"));
         }
-    }
-}
-
-/// Of a process, as they come.
-fn lines_of(out: impl BufRead + Send + 'static) -> Receiver<String> {
-    let (tell, lines) = mpsc::channel();
-    // Ends with the output, which ends with the process.
-    thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-    lines
-}
-
-/// A node that only serves.
-pub struct Server {
-    child: Child,
-    complaints: Receiver<String>,
-}
-
-impl Server {
-    /// Waits until it complains of this.
-    pub fn wait_for(&mut self, complaint: &str) {
-        while self.complaints.recv_timeout(PATIENCE).expect("it never says so") != complaint {}
-    }
-
-    pub fn end(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill_all();
+        let after = self.judge();
+        assert!(after.looked.iter().copied().eq(0..NODES as u32), "{after:?}");
+        println!("{} payments, {audits} audits; {after:?}", acks.len());
     }
 }
 
 impl Drop for Nodes {
     fn drop(&mut self) {
-        for node in self.running.values_mut() {
-            let _ = node.child.kill();
-            let _ = node.child.wait();
+        if thread::panicking() {
+            // For whoever wants to know more than the sentence says.
+            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{}", std::process::id()));
+            let _ = fs::copy(self.path(HISTORY), &kept);
+            eprintln!("the history is in {}", kept.display());
         }
     }
 }
@@ -244,15 +354,14 @@ fn check(node: usize, acks: &[Ack], shown: &[String]) {
     let said = |beginning: &'static str| {
         shown.iter().filter(move |line| line.starts_with(beginning)).map(|line| words(line))
     };
-    let total: Vec<u64> = said("total ").flatten().collect();
-    assert!(total.len() == 2 && total[0] == total[1], "n{node}: total {total:?}");
+    assert_eq!(said("total ").count(), 1, "n{node}: an audit of the total");
     let receipts: BTreeMap<(u64, u64), u64> = said("receipt ").map(|at| ((at[0], at[1]), at[2])).collect();
     for Ack { partition, number, id, .. } in acks {
         let held = receipts.get(&(*partition, *number));
         assert_eq!(held, Some(id), "n{node}: payment {number} of partition {partition} was acknowledged");
     }
     let counters: Vec<Vec<u64>> = said("counter ").collect();
-    assert_eq!(counters.len(), 2, "n{node}");
+    assert_eq!(counters.len(), SHARDS, "n{node}");
     for counter in counters {
         let numbers =
             receipts.keys().filter(|(partition, _)| *partition == counter[0]).map(|(_, number)| *number);
@@ -271,7 +380,10 @@ fn free_ports() -> u16 {
 }
 
 pub const NODES: usize = 3;
+const SHARDS: usize = 2;
+const ACKS: &str = "acks";
+const HISTORY: &str = "history";
 /// Ends a test that would hang; no claim about speed.
 const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(10);
-const LOOKS_MAX: usize = 6_000;
+/// At one node, before the next is listened to.
+const LOOK: Duration = Duration::from_millis(2);
