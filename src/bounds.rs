@@ -119,6 +119,8 @@ pub const HEARTBEAT_INTERVAL_NS: u64 = 100 * MS;
 /// A candidate without promises, a leader without votes and a follower with a gap ask again this
 /// often: well above any round trip, because sessions repeat what is lost and this only covers what they gave up.
 pub const RESEND_INTERVAL_NS: u64 = 500 * MS;
+/// Who does not know its peers yet greets them this often.
+pub const GREET_INTERVAL_NS: u64 = 100 * MS;
 /// The vector watermark is exchanged this often while anything waits for it.
 pub const EXCHANGE_INTERVAL_NS: u64 = 200 * US;
 /// … and this often when nothing does.
@@ -323,14 +325,14 @@ pub const CHECKPOINT_READS_MAX: usize = 16;
 pub const WAL_STUCK_NS: u64 = 30 * SECOND;
 /// On a full disk the next segment is tried again this often.
 pub const WAL_FULL_RETRY_NS: u64 = SECOND;
-/// One copy of the votes of a core: a header and 24 bytes for every partition there may be.
-pub const VOTES_COPY_BYTES: usize = 7 * WAL_BLOCK_BYTES;
+/// One copy of the votes of a core: a header, 24 bytes for every partition there may be, 16 for every node.
+pub const VOTES_COPY_BYTES: usize = 8 * WAL_BLOCK_BYTES;
 
 const _: () = assert!(CHECKPOINT_CHUNK_BYTES + VALUE_BYTES_MAX < CHECKPOINT_WRITE_BYTES_MAX);
 const _: () = assert!(CHECKPOINT_READ_BYTES_MAX + 64 * KIB <= MESSAGE_BYTES_MAX);
 const _: () = assert!(VOTES_COPY_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(VOTES_COPY_BYTES <= WAL_WRITE_BYTES_MAX);
-const _: () = assert!(24 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
+const _: () = assert!(24 * PARTITIONS_MAX + 16 * NODES_MAX + 64 <= VOTES_COPY_BYTES);
 
 // ---- Checkpoints of partitions --------------------------------------------------------------
 /// Rows visited in one step, and how far apart steps are: an eighth of a core, at about 0.2 µs a row.

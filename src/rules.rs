@@ -81,12 +81,14 @@ pub enum Rule {
     ServeInEpoch,
     /// A replica whose log and checkpoints hold less than they once did does not start.
     WholeLog,
+    /// A node that was known by another disk does not vote before it is told that it has forgotten.
+    DiskIdentity,
     /// Every start of a node has an incarnation of its own: what was meant for an earlier one is not heard.
     Fence,
 }
 
 /// Every rule, with the name the mutation runner gives it.
-pub const RULES: [(Rule, &str); 37] = [
+pub const RULES: [(Rule, &str); 38] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -123,6 +125,7 @@ pub const RULES: [(Rule, &str); 37] = [
     (Rule::UniqueEpoch, "unique-epoch"),
     (Rule::ServeInEpoch, "serve-in-epoch"),
     (Rule::WholeLog, "whole-log"),
+    (Rule::DiskIdentity, "disk-identity"),
     (Rule::Fence, "fence"),
 ];
 

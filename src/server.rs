@@ -180,6 +180,9 @@ impl<D: Driver + Send + 'static> Cluster<D> {
                 Err(why) => failure = failure.or(Some(why)),
             }
         }
+        if failure.is_none() && open == cores {
+            failure = started.iter_mut().find_map(|node| node.note_opened(&self.config).err());
+        }
         let go = failure.is_none() && open == cores;
         common.go.set(go).expect("nobody else sets it");
         if !go {
@@ -250,12 +253,28 @@ impl<D> Cluster<D> {
     }
 
     /// Waits until every replica here votes, or for news; the end of a rebuild is noted here. One that has
-    /// forgotten what it accepted learns it first, and for that needs a leader.
+    /// forgotten what it accepted learns it first, and for that needs a leader; one that is new needs every peer.
     pub fn wait_until_voting(&mut self) -> Result<Result<(), News>, DiskError> {
+        self.wait_until_voting_and_say(&mut |_| {})
+    }
+
+    /// The same, and says whom it waits for, once that has taken a while.
+    pub fn wait_until_voting_and_say(
+        &mut self,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Result<(), News>, DiskError> {
+        let (mut looks, mut said) = (0, Vec::new());
         for at in 0..self.nodes.len() {
             while !self.nodes[at].has_joined()? {
                 if let Err(news) = self.look_again() {
                     return Ok(Err(news));
+                }
+                looks += 1;
+                let awaited = self.nodes[at].awaited();
+                if looks >= LOOKS_IN_SILENCE && !awaited.is_empty() && awaited != said {
+                    let names = awaited.iter().map(|id| self.config.nodes[usize::from(id.0)].name.as_str());
+                    say(&format!("waiting to hear of {}", names.collect::<Vec<_>>().join(", ")));
+                    said = awaited;
                 }
             }
         }
@@ -313,3 +332,5 @@ impl Interrupter {
 
 /// How often a cluster that is starting is looked at.
 const OPEN_LOOK: Duration = Duration::from_nanos(2 * MS);
+/// Before it is said what is waited for.
+const LOOKS_IN_SILENCE: u32 = 1_000;

@@ -91,6 +91,11 @@ impl Slot {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Lsn(pub u64);
 
+/// The disk of a node, from when it was new or made anew until it is emptied: what was promised on another, nobody
+/// remembers on this one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DiskId(pub u64);
+
 /// Nanoseconds of a hybrid logical clock. 0 is before everything.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);

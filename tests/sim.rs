@@ -62,6 +62,7 @@ fn no_core_spins_on_what_it_cannot_do() {
 fn every_fault_strikes_and_every_bad_moment_to_die_is_met() {
     let (mut struck, mut died) = ([0; FAULTS.len()], [0; MOMENTS.len()]);
     let (mut lies_found, mut outlived) = (0, 0);
+    let (mut emptied, mut refusals) = (0, 0);
     for seed in 0..300 {
         let passed = run_seed(&options(Faults::ALL), seed).unwrap_or_else(|failure| panic!("{failure}"));
         FAULTS
@@ -71,6 +72,8 @@ fn every_fault_strikes_and_every_bad_moment_to_die_is_met() {
         MOMENTS.iter().zip(&mut died).for_each(|(moment, sum)| *sum += passed.world.deaths.of(*moment));
         lies_found += passed.world.lies_found;
         outlived += passed.world.outlived;
+        emptied += passed.world.emptied;
+        refusals += passed.world.refusals;
     }
     for ((name, _), times) in FAULTS.iter().zip(struck) {
         println!("{name:10} {times}");
@@ -82,6 +85,8 @@ fn every_fault_strikes_and_every_bad_moment_to_die_is_met() {
     }
     println!("{lies_found} lies found, {outlived} frames outlived a life");
     assert!(lies_found > 0 && outlived > 0, "{lies_found} lies, {outlived} frames");
+    println!("{emptied} nodes were emptied, {refusals} turned away");
+    assert!(refusals > 0 && refusals <= emptied, "{refusals} of {emptied} turned away");
 }
 
 #[test]

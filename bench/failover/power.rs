@@ -189,7 +189,7 @@ impl Rounds<'_> {
     /// says is done.
     fn bring_back(&mut self, node: NodeId, flip: &mut Flip, flags: &[String]) -> anyhow::Result<()> {
         let over = |process: &Process| is_ready(process) || process.has_ended().is_some();
-        for attempt in 0..3 {
+        for attempt in 0..2 {
             if !self.processes.wait_until(&[node], over)? {
                 self.broken(flip, "it neither starts nor ends");
                 return Ok(());
@@ -208,26 +208,16 @@ impl Rounds<'_> {
                 );
             }
             self.processes.bury(node);
-            let path = self.data(node).join(&flip.file);
             let mut flags = flags.to_vec();
-            flip.remedy = match attempt {
-                0 => "rebuild",
-                1 if complaint.contains("delete it") => {
-                    fs::remove_file(&path).context("a damaged checkpoint")?;
-                    "the file was deleted, and rebuild"
-                }
-                _ => {
-                    flip_bit(&path, flip.offset, flip.bit)?;
-                    "the bit was put right"
-                }
-            };
-            if attempt > 0 {
+            if attempt == 0 {
+                flip.remedy = "rebuild";
+                flags.push("--rebuild".to_string());
+            } else {
                 let why =
                     format!("round {}, {}: refused even so: {complaint}", self.done.len() + 1, flip.file);
                 self.verdicts.insert("rebuild_helps", Some(why));
-            }
-            if flip.remedy.ends_with("rebuild") {
-                flags.push("--rebuild".to_string());
+                flip.remedy = "the bit was put right";
+                flip_bit(&self.data(node).join(&flip.file), flip.offset, flip.bit)?;
             }
             flip.complaint.get_or_insert(complaint);
             self.processes.start(node, &flags)?;

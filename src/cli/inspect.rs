@@ -139,6 +139,7 @@ fn print_record(out: &mut impl Write, view: &RecordView<'_>, segment_bytes: u64)
         RecordKind::Vote => "vote",
         RecordKind::Accept => "accept",
         RecordKind::Chosen => "chosen",
+        RecordKind::Peer => "peer",
     };
     let (partition, slot, bytes) = (record.partition.0, record.slot.0, record.payload.len());
     let end = lsn.0 % segment_bytes;

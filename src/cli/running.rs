@@ -49,7 +49,7 @@ pub(super) fn run_nodes(config: Config, ids: &[NodeId], how: How) -> ExitCode {
     }
     let ready = match how {
         How::All => Ok(cluster.wait_until_open()),
-        How::One | How::Rebuild => cluster.wait_until_voting(),
+        How::One | How::Rebuild => cluster.wait_until_voting_and_say(&mut |words| eprintln!("note: {words}")),
     };
     let ready = match ready {
         Ok(ready) => ready,
@@ -63,7 +63,7 @@ pub(super) fn run_nodes(config: Config, ids: &[NodeId], how: How) -> ExitCode {
     }
     match cluster.stop() {
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) => complain(&error, FAILED),
+        Err(error) => complain(&error, if error.is_refusal() { MISUSED } else { FAILED }),
     }
 }
 

@@ -83,6 +83,8 @@ pub struct DiskOptions {
     pub checkpoints: Vec<(PartitionId, Slot)>,
     /// Log and checkpoints were given up: what there is now is all there need be.
     pub begins_anew: bool,
+    /// It has been opened before: votes that are missing are lost, and not yet to be made.
+    pub has_opened: bool,
 }
 
 impl DiskOptions {
@@ -91,7 +93,14 @@ impl DiskOptions {
         let wanted = usize::try_from(log_bytes_max / WAL_SEGMENTS_PER_LOG).unwrap_or(WAL_SEGMENT_BYTES);
         let whole = wanted - wanted % WAL_BLOCK_BYTES;
         let segment_bytes = whole.clamp(WAL_SEGMENT_BYTES_MIN, WAL_SEGMENT_BYTES);
-        DiskOptions { identity, segment_bytes, log_bytes_max, checkpoints: Vec::new(), begins_anew: false }
+        DiskOptions {
+            identity,
+            segment_bytes,
+            log_bytes_max,
+            checkpoints: Vec::new(),
+            begins_anew: false,
+            has_opened: false,
+        }
     }
 }
 
@@ -133,7 +142,7 @@ impl UringDisk {
         options: &DiskOptions,
         visit: &mut dyn FnMut(RecordView<'_>),
     ) -> Result<Opened, DiskError> {
-        let DiskOptions { identity, log_bytes_max, ref checkpoints, begins_anew, .. } = *options;
+        let DiskOptions { identity, log_bytes_max, ref checkpoints, begins_anew, has_opened, .. } = *options;
         let numbers = segments::numbers(directory)?;
         let segment_bytes = segments::size_of(directory, &numbers)?.unwrap_or(options.segment_bytes);
         let segments = Segments::new(directory, identity, segment_bytes);
@@ -144,10 +153,13 @@ impl UringDisk {
                     logged.raise(view.record.partition, view.record.ballot);
                     logged.cover(view.record.partition, view.record.slot);
                 }
+                if let Some((node, disk)) = view.record.peer() {
+                    logged.meet(node, disk);
+                }
                 visit(view);
             })?;
         // Before anything is changed: a log without its votes is not to be continued.
-        let standing = Standing { first: numbers.first().copied(), checkpoints, begins_anew };
+        let standing = Standing { first: numbers.first().copied(), checkpoints, begins_anew, has_opened };
         let votes = VotesFile::open(directory, identity, &logged, &standing)?;
         settle(&segments, &numbers, &end)?;
 
@@ -441,6 +453,9 @@ impl Disk for UringDisk {
     fn append(&mut self, record: Record<'_>) -> Lsn {
         if record.kind == RecordKind::Vote {
             self.votes.on_vote(record.partition, record.ballot, record.slot, self.wal.appended());
+        }
+        if let Some(peer) = record.peer() {
+            self.votes.on_peer(peer, self.wal.appended());
         }
         self.wal.append(record)
     }

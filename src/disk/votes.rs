@@ -9,7 +9,7 @@
 //!   2. A generation counts when both copies hold it. So any one copy alone has every vote that counted,
 //!      however the other was lost: torn, or rotten years later.
 //!   3. The file has its full size and both copies before it has its name, and has its name before the
-//!      first segment of the log: a log without it has lost it.
+//!      first segment of the log: a log without it has lost it, and so has a directory that was used before.
 //!   4. That a checkpoint replaces part of the log is in both copies before that part goes, and before anything
 //!      leaves that rests on it: log and checkpoints that hold less have lost it.
 #![forbid(unsafe_code)]
@@ -24,7 +24,7 @@ use super::directory::{CoreDirectory, io_error, open_direct};
 use super::{DiskError, checkpoint_path, segments};
 use crate::bounds::VOTES_COPY_BYTES;
 use crate::rules::{self, Rule};
-use crate::types::{Ballot, Lsn, PartitionId, Slot};
+use crate::types::{Ballot, DiskId, Lsn, NodeId, PartitionId, Slot};
 use crate::wal::{LogIdentity, Votes, Why};
 
 /// The votes of a core, as far as both homes tell that they counted: readable when the log is not. Touches
@@ -84,6 +84,8 @@ pub(super) struct Standing<'a> {
     pub(super) checkpoints: &'a [(PartitionId, Slot)],
     /// Log and checkpoints were given up, and that is noted: what there is now is all there need be.
     pub(super) begins_anew: bool,
+    /// The file was there once.
+    pub(super) has_opened: bool,
 }
 
 impl Standing<'_> {
@@ -132,6 +134,8 @@ impl VotesFile {
         votes.merge(logged);
         if made {
             standing.check(directory, &votes)?;
+        } else if standing.has_opened && !standing.begins_anew {
+            return Err(DiskError::VotesLost { path: directory.file(VOTES_NAME) });
         }
         if standing.begins_anew {
             votes.begin_anew(standing.first.unwrap_or(0), standing.checkpoints);
@@ -210,6 +214,13 @@ impl VoteWriter {
     pub(super) fn on_vote(&mut self, partition: PartitionId, ballot: Ballot, covered: Slot, before: Lsn) {
         let covers = self.votes.cover(partition, covered);
         if self.votes.raise(partition, ballot) || covers {
+            self.waiting.get_or_insert(before);
+        }
+    }
+
+    /// That a peer is known by a disk was appended, as a vote is.
+    pub(super) fn on_peer(&mut self, (node, disk): (NodeId, DiskId), before: Lsn) {
+        if self.votes.meet(node, disk) {
             self.waiting.get_or_insert(before);
         }
     }

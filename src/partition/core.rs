@@ -7,6 +7,7 @@
 //! Not here: what a message does (`route`), what is said to whom about watermarks (`exchange`).
 #![forbid(unsafe_code)]
 
+use super::admission::Admission;
 use super::checkpoint::Checkpointer;
 use super::driver::{Mode, Submit};
 use super::parked::{Waiter, Waiting};
@@ -56,6 +57,7 @@ pub struct Core<P: Procedure> {
     /// Shards whose watermark rose since the windows were last looked at.
     pub(super) risen: Vec<ShardId>,
     pub(super) checkpoints: Checkpointer,
+    pub(super) admission: Admission,
     pub(super) prng: Prng,
     effects: Vec<Effect<P>>,
     unlocked: VecDeque<(usize, TxnId)>,
@@ -121,14 +123,16 @@ impl<P: Procedure> Core<P> {
         for (stamp, end) in recovery.closed() {
             knowledge.learn_closed(stamp, end);
         }
-        let checkpoints = Checkpointer::behind(recovery.last());
+        let (checkpoints, admission) = (Checkpointer::behind(recovery.last()), Admission::new(&recovery));
         Core {
             me,
             replicas: hosted
                 .iter()
                 .map(|partition| {
+                    let peers = config.replicas_of(*partition).len() - 1;
+                    let entry = admission.entry(recovery.has_run(*partition), peers);
                     let restored = recovery.take(config, *partition, incarnation);
-                    Replica::new(me.node, *partition, config, restored)
+                    Replica::new(me.node, *partition, config, restored, entry)
                 })
                 .collect(),
             places,
@@ -146,6 +150,7 @@ impl<P: Procedure> Core<P> {
             new_reigns: Vec::new(),
             risen: Vec::new(),
             checkpoints,
+            admission,
             prng: Prng::with_seed(seed),
             effects: Vec::new(),
             unlocked: VecDeque::new(),
@@ -172,6 +177,7 @@ impl<P: Procedure> Core<P> {
 
     /// A message from a sibling core.
     pub fn on_parcel(&mut self, now: Timestamp, parcel: Parcel, ports: &mut Ports<'_>) {
+        self.begin(now, ports);
         let Parcel { from, cargo } = parcel;
         match cargo {
             Cargo::Request(message) => self.deliver(now, Asker::Sibling(from), self.me.node, message, ports),
@@ -194,10 +200,7 @@ impl<P: Procedure> Core<P> {
 
     /// First half of a turn: everything that has arrived or is due.
     pub fn begin_turn(&mut self, now: Timestamp, ports: &mut Ports<'_>) {
-        if !self.started {
-            self.start(now);
-            self.tell_restored(now, ports);
-        }
+        self.begin(now, ports);
         self.post.rpc.on_tick(now);
         for _ in 0..EVENTS_PER_TURN {
             match self.post.rpc.poll_event() {
@@ -213,6 +216,7 @@ impl<P: Procedure> Core<P> {
         }
         self.absorb_board(ports);
         self.tend_checkpoints(now, ports);
+        self.tend_admission(now);
         self.judge_fitness();
         self.hold_elections(now);
         for at in 0..self.replicas.len() {
@@ -277,9 +281,10 @@ impl<P: Procedure> Core<P> {
             self.post.rpc.deadline(),
             self.exchange_deadline(),
             self.checkpoints.deadline(),
+            self.greeting_deadline(),
             Some(housekeeping),
         ];
-        let elections = self.chairs.iter().filter_map(|chair| chair.election.deadline());
+        let elections = self.chairs.iter().filter_map(Chair::deadline);
         replicas.chain(coordinators).chain(elections).chain(others.into_iter().flatten()).min()
     }
 
@@ -292,13 +297,17 @@ impl<P: Procedure> Core<P> {
         self.stats
     }
 
+    pub fn endpoint(&self) -> Endpoint {
+        self.me
+    }
+
     pub fn replicas(&self) -> &[Replica<P>] {
         &self.replicas
     }
 
-    /// Whether a replica here has forgotten what it accepted or promised, and so does not vote yet.
+    /// Whether a replica here does not vote yet: its peers do not know it, or it has forgotten something.
     pub fn is_forgetful(&self) -> bool {
-        self.replicas.iter().any(|replica| replica.stream.is_forgetful())
+        self.replicas.iter().any(Replica::is_forgetful)
     }
 
     pub fn knowledge(&self) -> &Knowledge {
@@ -324,19 +333,20 @@ impl<P: Procedure> Core<P> {
         &mut self.stats
     }
 
-    /// The elections begin: where nothing was ever promised, the first replica of a shard need not wait.
-    fn start(&mut self, now: Timestamp) {
-        self.started = true;
+    /// Once, before anything else; a sibling may be earlier than our first turn. The elections begin.
+    fn begin(&mut self, now: Timestamp, ports: &Ports<'_>) {
+        if std::mem::replace(&mut self.started, true) {
+            return;
+        }
         self.share_facts();
-        let (config, me) = (self.config.clone(), self.me.node);
-        for replica in &self.replicas {
-            if config.partitions_of(replica.shard).next() == Some(replica.id) {
-                let promised = replica.stream.promised();
-                let fresh = !replica.has_run;
-                let chair = Chair::new(&config, me, replica.shard, promised, fresh, now, &mut self.prng);
+        for at in 0..self.replicas.len() {
+            if self.config.partitions_of(self.replicas[at].shard).next() == Some(self.replicas[at].id) {
+                let chair = self.seat_chair(at, now);
                 self.chairs.push(chair);
             }
         }
+        self.tell_admitted(now);
+        self.tell_restored(now, ports);
     }
 
     fn on_event(&mut self, now: Timestamp, event: rpc::Event, ports: &mut Ports<'_>) {

@@ -22,6 +22,8 @@ pub enum Duty {
     // From whoever it happened to, to the chair.
     /// The seal under this ballot is chosen; so far did the epochs before it get.
     Sealed { partition: PartitionId, ballot: Ballot, ends: Vec<(Epoch, Timestamp)> },
+    /// Every peer knows this replica, so that it takes part.
+    Admitted { partition: PartitionId },
     /// A stream has promised, or was lost to, a higher ballot.
     Outbid { shard: ShardId, by: Ballot },
 }

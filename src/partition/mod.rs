@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `core` | the turn: what arrives, what is due, what waits; in that order |
 //! | `route` | what each message does, and its answer |
+//! | `admission` | by which disks nodes know each other, and when a replica may take part |
 //! | `exchange` | how knowledge of watermarks moves |
 //! | `checkpoint` | checkpoints: taken, given, received; what of the log they let go |
 //! | `recovery` | what the disk gave back when the node started |
@@ -19,6 +20,7 @@
 //! else; a rule that decides anything lives with them.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod checkpoint;
 mod core;
 mod driver;

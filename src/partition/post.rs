@@ -127,6 +127,11 @@ impl Post {
         }
     }
 
+    /// Whether the log is, as far as was told.
+    pub fn is_durable(&self, lsn: Lsn) -> bool {
+        lsn <= self.durable
+    }
+
     /// Tells a core of this node, perhaps this one.
     pub fn tell(&mut self, core: CoreId, duty: Duty) {
         if core == self.me.core {

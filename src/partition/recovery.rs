@@ -9,7 +9,7 @@ use super::checkpoint::{Loaded, Loading, Logged};
 use crate::config::{Config, Durability};
 use crate::paxos::{Entry, Forgot, Restored};
 use crate::rules::{self, Rule};
-use crate::types::{Ballot, Lsn, PartitionId, Slot, Stamp, Timestamp};
+use crate::types::{Ballot, DiskId, Lsn, NodeId, PartitionId, Slot, Stamp, Timestamp};
 use crate::wal::checkpoint::Piece;
 use crate::wal::{Record, RecordKind, RecordView};
 use crate::wire::{Batch, BatchView};
@@ -29,6 +29,9 @@ pub struct Recovery {
     log_lost: bool,
     /// The node has run before: it may have accepted what no disk remembers.
     started_before: bool,
+    /// What the core's disk is known by, and the disks its peers are known by.
+    disk: Option<DiskId>,
+    peers: BTreeMap<NodeId, DiskId>,
 }
 
 #[derive(Default)]
@@ -62,6 +65,21 @@ impl Recovery {
     /// The log is damaged and was given up; votes and checkpoints are as they were.
     pub fn on_log_lost(&mut self) {
         (self.log_lost, self.started_before) = (true, true);
+    }
+
+    /// The disk was emptied, and the node was told that it has forgotten what it promised.
+    pub fn on_disk_lost(&mut self) {
+        (self.rebuilding, self.started_before) = (true, true);
+    }
+
+    /// What all of this was on.
+    pub fn on_disk(&mut self, disk: DiskId) {
+        self.disk = Some(disk);
+    }
+
+    /// A peer was known by this disk.
+    pub fn on_peer(&mut self, node: NodeId, disk: DiskId) {
+        self.peers.insert(node, disk);
     }
 
     /// A ballot was promised.
@@ -102,6 +120,9 @@ impl Recovery {
     pub fn on_record(&mut self, view: &RecordView<'_>) {
         let RecordView { lsn, record: Record { kind, partition, ballot, slot, payload } } = *view;
         self.last = lsn;
+        if let Some((node, disk)) = view.record.peer() {
+            return self.on_peer(node, disk);
+        }
         self.on_vote(partition, ballot);
         if kind == RecordKind::Accept {
             self.on_promised(partition, ballot);
@@ -111,7 +132,7 @@ impl Recovery {
             RecordKind::Chosen if !rules::on(Rule::KeepChosen) => return,
             RecordKind::Accept if BatchView::parse(payload).is_ok() => found.logged.on_record(slot, lsn),
             RecordKind::Chosen => return found.chosen_end = found.chosen_end.max(slot),
-            RecordKind::Accept | RecordKind::Vote => return,
+            RecordKind::Accept | RecordKind::Vote | RecordKind::Peer => return,
         }
         let known = found.accepted.get(&slot).is_some_and(|(known, _)| *known > ballot);
         if !known {
@@ -129,6 +150,27 @@ impl Recovery {
 
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty() && !self.started_before
+    }
+
+    pub(super) fn disk(&self) -> Option<DiskId> {
+        self.disk
+    }
+
+    pub(super) fn rebuilds(&self) -> bool {
+        self.rebuilding
+    }
+
+    pub(super) fn peers(&self) -> impl Iterator<Item = (NodeId, DiskId)> + '_ {
+        self.peers.iter().map(|(node, disk)| (*node, *disk))
+    }
+
+    /// Whether a replica has promised or accepted something here.
+    pub(super) fn has_run(&self, partition: PartitionId) -> bool {
+        let found = self.partitions.get(&partition);
+        found.is_some_and(|found| {
+            let is_bare = found.checkpoint.is_none() && found.accepted.is_empty();
+            found.promised > Ballot::default() || !is_bare
+        })
     }
 
     /// Nothing that was found in the log lies behind this.

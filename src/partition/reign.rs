@@ -29,6 +29,8 @@ pub struct Chair {
     first: PartitionId,
     pub election: Election,
     tenure: Tenure,
+    /// Partitions that do not take part here yet. Until they do, nobody runs for leader.
+    absent: Vec<PartitionId>,
 }
 
 /// How far a candidacy of ours has come.
@@ -70,7 +72,13 @@ impl Chair {
             fresh,
         };
         let first = config.partitions_of(shard).next().expect("a shard has a partition");
-        Chair { shard, first, election: Election::new(elections, now, prng), tenure: Tenure::None }
+        let absent = config.partitions_of(shard).collect();
+        Chair { shard, first, election: Election::new(elections, now, prng), tenure: Tenure::None, absent }
+    }
+
+    /// When the election has something to do though nothing happens.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.election.deadline().filter(|_| self.absent.is_empty())
     }
 
     fn tenure(&self) -> Option<Ballot> {
@@ -105,7 +113,7 @@ impl<P: Procedure> Core<P> {
         won.map_or(self.config.shards[usize::from(shard.0)].replicas[0], |ballot| ballot.node)
     }
 
-    fn chair_core(&self, shard: ShardId) -> Option<CoreId> {
+    pub(super) fn chair_core(&self, shard: ShardId) -> Option<CoreId> {
         self.config.core_of(self.me.node, self.config.partitions_of(shard).next()?)
     }
 
@@ -113,7 +121,7 @@ impl<P: Procedure> Core<P> {
         self.chairs.iter_mut().find(|chair| chair.shard == shard)
     }
 
-    fn tell_chair(&mut self, shard: ShardId, duty: Duty) {
+    pub(super) fn tell_chair(&mut self, shard: ShardId, duty: Duty) {
         if let Some(core) = self.chair_core(shard) {
             self.post.tell(core, duty);
         }
@@ -133,6 +141,29 @@ impl<P: Procedure> Core<P> {
 
     // Elections.
 
+    /// A chair for the shard whose first replica is this one. Where nothing was ever promised, the first node of a
+    /// shard need not wait.
+    pub(super) fn seat_chair(&mut self, at: usize, now: Timestamp) -> Chair {
+        let replica = &self.replicas[at];
+        let (promised, fresh) = (replica.stream.promised(), !replica.has_run);
+        Chair::new(&self.config, self.me.node, replica.shard, promised, fresh, now, &mut self.prng)
+    }
+
+    /// A partition takes part from now on; once all of the shard do, its election begins: from here, and not from the
+    /// start, unless a leader was followed meanwhile.
+    pub(super) fn on_admitted(&mut self, now: Timestamp, partition: PartitionId) {
+        let shard = self.config.shard_of(partition);
+        let Some(place) = self.chairs.iter().position(|chair| chair.shard == shard) else { return };
+        let chair = &mut self.chairs[place];
+        let before = chair.absent.len();
+        chair.absent.retain(|absent| *absent != partition);
+        let was_last = before > 0 && chair.absent.is_empty();
+        let Some(at) = self.place(self.chairs[place].first).filter(|_| was_last) else { return };
+        if self.replicas[at].stream.promised() == Ballot::default() {
+            self.chairs[place] = Chair { absent: Vec::new(), ..self.seat_chair(at, now) };
+        }
+    }
+
     /// Whether the streams here may vote and campaign: not while one of them has forgotten what it accepted.
     pub(super) fn judge_fitness(&mut self) {
         for chair in &mut self.chairs {
@@ -143,6 +174,9 @@ impl<P: Procedure> Core<P> {
 
     pub(super) fn hold_elections(&mut self, now: Timestamp) {
         for at in 0..self.chairs.len() {
+            if !self.chairs[at].absent.is_empty() {
+                continue;
+            }
             let mut out = std::mem::take(&mut self.elected);
             let chair = &mut self.chairs[at];
             chair.election.on_timer(now, &mut self.prng, &mut out);
@@ -333,6 +367,7 @@ impl<P: Procedure> Core<P> {
                     self.run_stream(at, now, ports, &mut super::post::Asker::Nobody);
                 }
             }
+            Duty::Admitted { partition } => self.on_admitted(now, partition),
             Duty::Sealed { partition, ballot, ends } => self.on_sealed(now, partition, ballot, ends),
             Duty::Outbid { shard, by } => self.on_outbid(now, shard, by),
         }

@@ -9,6 +9,7 @@
 //!   2. A batch's promise is taken when the batch is closed, and no entry joins it afterwards.
 #![forbid(unsafe_code)]
 
+use super::admission::Entry;
 use super::checkpoint::{Archive, Loaded, Logged, Place};
 use super::parked::Parked;
 use super::ports::Log;
@@ -45,6 +46,8 @@ pub struct Replica<P> {
     pub open: bool,
     /// It may have promised or accepted something before this start of the node.
     pub has_run: bool,
+    /// Whether it takes part yet.
+    pub(super) entry: Entry,
     /// Holds the facts of its shard.
     is_first: bool,
     pub runs: Runs,
@@ -110,6 +113,7 @@ impl<P: Procedure> Replica<P> {
         id: PartitionId,
         config: &Rc<Config>,
         revived: Option<Revived>,
+        entry: Entry,
     ) -> Replica<P> {
         let shard = config.shard_of(id);
         let store = Rc::new(RefCell::new(Store::new(shard, config.tables.len())));
@@ -139,6 +143,7 @@ impl<P: Procedure> Replica<P> {
             stream,
             open: false,
             has_run,
+            entry,
             is_first: config.partitions_of(shard).next() == Some(id),
             runs: Runs::default(),
             archive: Archive::new(checkpoint.as_ref().map(|loaded| loaded.header.slot), logged),
@@ -199,6 +204,11 @@ impl<P: Procedure> Replica<P> {
         window.into_iter().chain(self.replay.lowest_entry()).min()
     }
 
+    /// The one that hosts it.
+    pub fn node(&self) -> NodeId {
+        self.me
+    }
+
     pub fn mark(&self) -> Watermark {
         self.mark
     }
@@ -215,6 +225,16 @@ impl<P: Procedure> Replica<P> {
         self.stream.role() == Role::Leader
     }
 
+    /// It does not vote: not yet, or because it has forgotten what it promised or accepted.
+    pub fn is_forgetful(&self) -> bool {
+        !self.entry.is_admitted() || self.stream.is_forgetful()
+    }
+
+    /// It is one of those that take part, and knows all it ever promised.
+    pub fn knows_its_promise(&self) -> bool {
+        self.entry.is_admitted() && self.stream.knows_its_promise()
+    }
+
     /// Whether one more transaction may be executed here.
     pub fn has_room(&self, now: Timestamp) -> bool {
         self.closed.len() < CLOSED_BATCHES_MAX && self.store.borrow().window.has_room(now, self.shard)
@@ -227,7 +247,7 @@ impl<P: Procedure> Replica<P> {
 
     /// Runs for leader of this stream under `ballot`. False when it must not: it has promised as much.
     pub fn campaign(&mut self, ballot: Ballot) -> bool {
-        if ballot <= self.stream.promised() || !self.stream.can_campaign() {
+        if ballot <= self.stream.promised() || self.is_forgetful() {
             return false;
         }
         self.closed.clear();
@@ -381,7 +401,9 @@ impl<P: Procedure> Replica<P> {
     pub fn end_turn(&mut self, now: Timestamp) {
         if now >= self.resend_at {
             self.resend_at = now.plus_ns(RESEND_INTERVAL_NS);
-            self.stream.resend(&mut self.effects);
+            if self.entry.is_admitted() {
+                self.stream.resend(&mut self.effects);
+            }
         }
         self.stream.catch_up(now, &mut self.effects);
         self.stream.announce(&mut self.effects);

@@ -5,6 +5,7 @@
 //! anything is looked at.
 #![forbid(unsafe_code)]
 
+use super::admission::Introduction;
 use super::core::Core;
 use super::parked::{Waiter, Waiting};
 use super::ports::Ports;
@@ -119,6 +120,14 @@ impl<P: Procedure> Core<P> {
                 self.acknowledge(now, asker);
                 self.on_checkpoint_pending(now, partition, from);
             }
+            Message::Greet { partition, from, disk, rebuilds } => {
+                self.acknowledge(now, asker);
+                self.on_greet(now, Introduction { partition, from, disk, rebuilds }, ports);
+            }
+            Message::Greeted { partition, from, disk, rebuilds, to, welcome } => {
+                self.acknowledge(now, asker);
+                self.on_greeted(Introduction { partition, from, disk, rebuilds }, (to, welcome), ports);
+            }
             reply => {
                 self.acknowledge(now, asker);
                 self.on_reply(now, reply);
@@ -141,6 +150,10 @@ impl<P: Procedure> Core<P> {
             self.stats_mut().malformed += 1;
             return self.acknowledge(now, asker);
         };
+        if !self.replicas[at].entry.is_admitted() {
+            self.stats_mut().stream_ignored += 1;
+            return self.acknowledge(now, asker);
+        }
         if !self.lets_through(now, partition, &message) {
             self.stats_mut().stream_ignored += 1;
             return self.acknowledge(now, asker);
@@ -651,7 +664,9 @@ fn plausible(config: &Config, from: NodeId, message: &Message<'_>) -> bool {
         Message::Stream { from: sender, .. } => from == *sender,
         Message::CheckpointFetch { partition, from: sender, .. }
         | Message::CheckpointPart { partition, from: sender, .. }
-        | Message::CheckpointPending { partition, from: sender } => from == *sender && hosts(*partition),
+        | Message::CheckpointPending { partition, from: sender }
+        | Message::Greet { partition, from: sender, .. }
+        | Message::Greeted { partition, from: sender, .. } => from == *sender && hosts(*partition),
         Message::Election { shard, from: sender, .. } => {
             let replicas = config.shards.get(usize::from(shard.0)).map(|shard| &shard.replicas);
             from == *sender && replicas.is_some_and(|replicas| replicas.contains(&from))

@@ -12,7 +12,7 @@ use crate::bounds::{CHECKPOINT_LOG_STEP_BYTES, CHECKPOINT_WRITE_BYTES_MAX};
 use crate::config::{Config, Durability, LocalCluster, Routing, Table};
 use crate::txn::{Abort, Procedure, Reply, Txn};
 use crate::types::{
-    CoreId, Endpoint, Lsn, NodeId, PartitionId, ShardId, Slot, TableId, Timestamp, Watermark,
+    CoreId, DiskId, Endpoint, Lsn, NodeId, PartitionId, ShardId, Slot, TableId, Timestamp, Watermark,
 };
 use crate::wal::checkpoint::CheckpointReader;
 use crate::wal::{OwnedRecord, Record, RecordKind, RecordView};
@@ -276,8 +276,23 @@ impl Node {
 
     /// Crashes, and starts again as one whose disk was emptied.
     pub fn rebuild(&mut self) {
-        (self.log.records, self.checkpoints) = Default::default();
+        self.empty();
         self.start_again(Recovery::rebuilding());
+    }
+
+    /// Starts, perhaps again, on a disk that its peers may know, from what it holds.
+    pub fn start_on(&mut self, disk: u64, rebuilds: bool) {
+        let mut recovery = self.recovery();
+        recovery.on_disk(DiskId(disk));
+        if rebuilds {
+            recovery.on_disk_lost();
+        }
+        self.start_again(recovery);
+    }
+
+    /// Its disk loses everything.
+    pub fn empty(&mut self) {
+        (self.log.records, self.checkpoints) = Default::default();
     }
 
     fn start_again(&mut self, recovery: Recovery) {

@@ -37,7 +37,7 @@ use crate::nic::{Nic, NicStats, Wake};
 use crate::partition::{Core, CoreStats, Driver, Log, Ports, Recovery};
 use crate::rpc::RpcStats;
 use crate::txn::Procedure;
-use crate::types::{Endpoint, Lsn, Timestamp};
+use crate::types::{Endpoint, Lsn, NodeId, Timestamp};
 use ports::{CoreCheckpoints, CoreLog};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,6 +57,8 @@ pub struct Reactor<D: Driver, N, K, C> {
     durable: Lsn,
     /// Every replica here votes, and the node knows it. Stays so.
     votes: bool,
+    /// Told to the node.
+    awaited: Vec<NodeId>,
     pace: Pace,
 }
 
@@ -104,6 +106,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
             sleep_after_ns,
             durable: Lsn::default(),
             votes: false,
+            awaited: Vec::new(),
         }
     }
 
@@ -113,10 +116,10 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         self
     }
 
-    /// Turn after turn, until the node is told to stop.
+    /// Turn after turn, until the node is told to stop, or is turned away by a peer.
     pub fn run(&mut self) -> Result<(), DiskError> {
         wait::ask_for_exact_timers();
-        while !self.shared.is_stopped() {
+        while !self.shared.is_stopped() && self.core.refused_by().is_none() {
             self.turn()?;
             self.note_votes();
             if self.sleep_after_ns.is_some_and(|limit_ns| self.pace.idle_ns() >= limit_ns) {
@@ -198,7 +201,15 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
 
     /// Tells the node once every replica here votes.
     fn note_votes(&mut self) {
-        if !self.votes && !self.core.is_forgetful() {
+        if self.votes {
+            return;
+        }
+        let awaited: Vec<NodeId> = self.core.awaited().collect();
+        if awaited != self.awaited {
+            self.shared.note_awaited(self.core.endpoint().core, awaited.clone());
+            self.awaited = awaited;
+        }
+        if !self.core.is_forgetful() {
             self.votes = true;
             self.shared.note_voting();
         }

@@ -16,10 +16,11 @@ use crate::bounds::{PARCELS_PER_TURN, RING_PARCELS};
 use crate::config::Config;
 use crate::partition::{Core, Parcel};
 use crate::txn::Procedure;
-use crate::types::CoreId;
+use crate::types::{CoreId, NodeId};
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One node's board, its cores' wakers, how many of them vote, and whether it is to stop.
 pub struct Shared {
@@ -27,6 +28,8 @@ pub struct Shared {
     wakers: Box<[Waker]>,
     /// Cores whose replicas all vote. Monotone.
     voting: AtomicUsize,
+    /// By core: peers that were not heard yet and are needed. Seldom changed, and never on the way of a transaction.
+    awaited: Box<[Mutex<Vec<NodeId>>]>,
     stopped: AtomicBool,
 }
 
@@ -38,6 +41,7 @@ impl Shared {
             board,
             wakers: wakers?.into(),
             voting: AtomicUsize::new(0),
+            awaited: (0..cores).map(|_| Mutex::default()).collect(),
             stopped: AtomicBool::new(false),
         })
     }
@@ -56,6 +60,16 @@ impl Shared {
     /// Whether no replica of the node has anything to learn before it may vote.
     pub fn is_voting(&self) -> bool {
         self.voting.load(Ordering::SeqCst) == self.wakers.len()
+    }
+
+    pub(super) fn note_awaited(&self, core: CoreId, peers: Vec<NodeId>) {
+        *self.awaited[usize::from(core.0)].lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
+    /// Peers without whom not every replica of the node may vote, ascending.
+    pub fn awaited(&self) -> Vec<NodeId> {
+        let of = |peers: &Mutex<Vec<NodeId>>| peers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.awaited.iter().flat_map(of).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub fn is_stopped(&self) -> bool {

@@ -7,7 +7,10 @@
 //!   1. A directory is used only by the node, cluster, cores and durability it was made for: with other cores
 //!      a replica would look for its log in the wrong place, and take itself for one that never promised.
 //!   2. Incarnations grow from start to start, even when the wall clock was set back between them.
-//!   3. A rebuild is noted before anything is forgotten, and until every replica votes again: a crash in
+//!   3. That its cores have logs is noted before any of them votes: a log that is not there has been lost then.
+//!   4. A directory that is made, and one that is rebuilt, is another disk to the peers than any before it; and is
+//!      that as soon as what was there is to be forgotten.
+//!   5. A rebuild is noted before anything is forgotten, and until every replica votes again: a crash in
 //!      between must not bring back a replica that believes it forgot nothing.
 #![forbid(unsafe_code)]
 
@@ -15,10 +18,10 @@ use super::StartError;
 use crate::clock;
 use crate::config::Config;
 use crate::disk::{CoreDirectory, DiskError, VOTES_NAME, number_of};
-use crate::types::{CoreId, NodeId};
+use crate::types::{CoreId, DiskId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub(super) struct NodeDirectory {
@@ -59,6 +62,10 @@ struct Written {
     cores: Vec<Vec<u16>>,
     /// Of the last start.
     incarnation: u64,
+    /// What peers know the directory by.
+    disk: u64,
+    /// Its cores have had logs.
+    opened: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     rebuild: Option<Rebuild>,
 }
@@ -82,16 +89,27 @@ impl NodeDirectory {
             }
             // What is not readable does not say how high incarnations were. The clock has to do.
             Found::Unreadable(_) => {}
+            Found::OtherVersion(version) => {
+                let age = if version < VERSION { "older" } else { "newer" };
+                let why =
+                    format!("{NAME} is of format {version}, {age} than {VERSION}, that of this program");
+                return Err(StartError::Foreign { node: node.name.clone(), dir: node.data.clone(), why });
+            }
             Found::Written(before) => {
                 if let Some(why) = before.differs(&written) {
                     return Err(StartError::Foreign { node: node.name.clone(), dir: node.data.clone(), why });
                 }
                 written.incarnation = written.incarnation.max(before.incarnation + 1);
-                written.rebuild = before.rebuild;
+                (written.opened, written.rebuild) = (before.opened, before.rebuild);
+                written.disk = before.disk;
             }
         }
         if start == Start::Rebuild {
             written.rebuild = Some(Rebuild::Forget);
+            written.disk = NEW_DISK;
+        }
+        if written.disk == NEW_DISK {
+            written.disk = draw_disk().map_err(failed)?;
         }
         let directory = NodeDirectory { path: node.data.clone(), written, _lock: lock };
         directory.write().map_err(failed)?;
@@ -110,6 +128,23 @@ impl NodeDirectory {
     pub fn set_rebuild(&mut self, rebuild: Option<Rebuild>) -> Result<(), DiskError> {
         if self.written.rebuild != rebuild {
             self.written.rebuild = rebuild;
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    pub fn disk(&self) -> DiskId {
+        DiskId(self.written.disk)
+    }
+
+    pub fn has_opened(&self) -> bool {
+        self.written.opened
+    }
+
+    /// Every core has its log.
+    pub fn note_opened(&mut self) -> Result<(), DiskError> {
+        if !self.written.opened {
+            self.written.opened = true;
             self.write()?;
         }
         Ok(())
@@ -141,6 +176,8 @@ impl Written {
             durability: config.durability.to_string(),
             cores: (0..).take(config.cores(id)).map(hosted).collect(),
             incarnation: clock::now().0,
+            disk: NEW_DISK,
+            opened: false,
             rebuild: None,
         }
     }
@@ -151,8 +188,7 @@ impl Written {
             (then != now).then(|| format!("it was made for {what} {then}, and this is {what} {now}"))
         };
         let numbered = |number: u16| format!("number {number} of the cluster file");
-        differs("format version", &self.version.to_string(), &now.version.to_string())
-            .or_else(|| differs("cluster", &self.cluster, &now.cluster))
+        differs("cluster", &self.cluster, &now.cluster)
             .or_else(|| differs("node", &self.node, &now.node))
             .or_else(|| differs("node", &numbered(self.number), &numbered(now.number)))
             .or_else(|| differs("durability", &self.durability, &now.durability))
@@ -169,6 +205,8 @@ enum Found {
     /// Of cores, and nobody says whose.
     Logs,
     Unreadable(String),
+    /// Of a program before or after this one.
+    OtherVersion(u32),
     Written(Written),
 }
 
@@ -188,16 +226,35 @@ fn read(data: &Path) -> Result<Found, DiskError> {
         Err(source) => return Err(DiskError::Io { what: "reading", path, source }),
     };
     // First of all: a flipped bit must not make the file another's.
-    let Some(text) = text.split_inclusive('\n').next().and_then(|first| {
-        let rest = &text[first.len()..];
-        (first == first_line(rest)).then_some(rest)
-    }) else {
-        return Ok(Found::Unreadable(format!("the checksum of {NAME} does not match")));
-    };
-    Ok(match toml::from_str(text) {
-        Ok(written) => Found::Written(written),
-        Err(error) => Found::Unreadable(format!("{NAME} cannot be read: {}", error.message())),
+    let first = text.split_inclusive('\n').next().unwrap_or_default();
+    let rest = &text[first.len()..];
+    if first != first_line(rest) {
+        // The first formats had no checksum, and began so.
+        let version = first.strip_prefix("version = ").and_then(|version| version.trim_end().parse().ok());
+        return Ok(match version {
+            Some(version) if version < VERSION => Found::OtherVersion(version),
+            _ => Found::Unreadable(format!("the checksum of {NAME} does not match")),
+        });
+    }
+    Ok(match (toml::from_str(rest), toml::from_str(rest)) {
+        (_, Ok(Versioned { version })) if version != VERSION => Found::OtherVersion(version),
+        (Ok(written), _) => Found::Written(written),
+        (Err(error), _) => Found::Unreadable(format!("{NAME} cannot be read: {}", error.message())),
     })
+}
+
+/// What every version of the file says.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// One that nobody has drawn before. The file knows no larger numbers.
+fn draw_disk() -> Result<u64, DiskError> {
+    let mut bytes = [0; 8];
+    let drawn = File::open(RANDOM).and_then(|mut random| random.read_exact(&mut bytes));
+    drawn.map_err(|source| DiskError::Io { what: "reading", path: RANDOM.into(), source })?;
+    Ok((u64::from_le_bytes(bytes) >> 1).max(NEW_DISK + 1))
 }
 
 fn first_line(rest: &str) -> String {
@@ -229,8 +286,11 @@ pub(super) fn of_core(data: &Path, core: CoreId) -> PathBuf {
 const NAME: &str = "node.toml";
 const NAME_NEW: &str = "node.toml.new";
 const CORE: &str = "core-";
+const RANDOM: &str = "/dev/urandom";
+/// Not drawn yet.
+const NEW_DISK: u64 = 0;
 /// Of the file and of the layout of the directory.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -303,6 +363,68 @@ mod tests {
         }
     }
 
+    /// Called damaged, it would be rebuilt and lose what an older program can read.
+    #[test]
+    fn a_file_of_another_format_is_called_that_and_left_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let config = config(data.path(), |_| {});
+        drop(open(&config).map_err(|error| error.to_string()).unwrap());
+        let file = config.nodes[1].data.join(NAME);
+        let now = fs::read_to_string(&file).unwrap();
+        let (_, body) = now.split_once('\n').unwrap();
+        let newer = body.replacen("version = 3", "version = 4\nnews = true", 1);
+        let older = body.replacen("version = 3", "version = 2", 1);
+        let table = [
+            (older.clone(), "format 2, older than 3"),
+            (format!("{}{older}", first_line(&older)), "format 2, older than 3"),
+            (format!("{}{newer}", first_line(&newer)), "format 4, newer than 3"),
+        ];
+        for (text, expected) in table {
+            fs::write(&file, &text).unwrap();
+            for start in [Start::FromDisk, Start::Rebuild] {
+                let error = NodeDirectory::open(&config, NodeId(1), start).map(drop).unwrap_err();
+                assert!(
+                    matches!(error, StartError::Foreign { .. }) && error.to_string().contains(expected),
+                    "{error}"
+                );
+            }
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+        }
+    }
+
+    /// Invariant 4: kept, a new disk would be turned away, and one that was emptied taken for what it was.
+    #[test]
+    fn a_directory_that_is_emptied_or_rebuilt_is_another_disk_and_no_other_is() {
+        let data = tempfile::tempdir().unwrap();
+        let config = config(data.path(), |_| {});
+        let disk = |start| NodeDirectory::open(&config, NodeId(1), start).map(|it| it.disk()).ok().unwrap();
+        let mut disks = vec![disk(Start::FromDisk)];
+        assert_eq!(disk(Start::FromDisk), disks[0]);
+        for _ in 0..2 {
+            disks.push(disk(Start::Rebuild));
+            assert_eq!(Some(&disk(Start::FromDisk)), disks.last());
+            fs::remove_dir_all(&config.nodes[1].data).unwrap();
+            disks.push(disk(Start::FromDisk));
+        }
+        disks.sort_by_key(|disk| disk.0);
+        disks.dedup();
+        assert_eq!(disks.len(), 5, "{disks:?}");
+    }
+
+    /// Invariant 3, across starts.
+    #[test]
+    fn that_the_cores_have_opened_stays_noted() {
+        let data = tempfile::tempdir().unwrap();
+        let config = config(data.path(), |_| {});
+        for opened in [false, true, true] {
+            let mut directory = open(&config).map_err(|error| error.to_string()).unwrap();
+            assert_eq!(directory.has_opened(), opened);
+            directory.note_opened().unwrap();
+        }
+        let rebuilt = NodeDirectory::open(&config, NodeId(1), Start::Rebuild);
+        assert_eq!(rebuilt.map(|directory| directory.has_opened()).ok(), Some(true));
+    }
+
     /// A bit that flipped in a name makes it another node's, which nothing could bring back.
     #[test]
     fn a_flipped_bit_in_the_file_is_no_other_node_and_a_rebuild_helps() {
@@ -325,7 +447,7 @@ mod tests {
         assert!(matches!(other, Err(StartError::Foreign { .. })), "another's is not ours to forget");
     }
 
-    /// Invariant 3: a crash while it learns must not turn it into a replica that forgot nothing.
+    /// Invariant 5: a crash while it learns must not turn it into a replica that forgot nothing.
     #[test]
     fn a_rebuild_stays_noted_until_it_is_over() {
         let data = tempfile::tempdir().unwrap();

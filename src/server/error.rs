@@ -51,10 +51,23 @@ pub enum StartError {
 pub enum StopError {
     #[error("the log has failed ({at}): {source}; see to the drive, then start the node again")]
     Disk { at: String, source: DiskError },
+    #[error(
+        "the data directory was emptied, or is not the one it was (node {node}, {}): {by} knows this node by another, \
+         and what it promised there is forgotten; {REBUILD}",
+        dir.display()
+    )]
+    Emptied { node: String, dir: PathBuf, by: String },
     #[error("a core was not pinned ({at}): the kernel refuses CPU {cpu}; name another, or leave cores out")]
     NotPinned { at: String, cpu: usize },
     #[error("a core broke off ({at}): {message}; this is a fault of ours, please report it")]
     Panicked { at: String, message: String },
+}
+
+impl StopError {
+    /// It is no failure: the node is not to run like this.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, StopError::Emptied { .. })
+    }
 }
 
 /// After damage nothing but the peers can help.

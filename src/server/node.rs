@@ -12,7 +12,7 @@ use crate::nic::any::AnyNic;
 use crate::nic::wan::{Link, Wan};
 use crate::partition::{Driver, Recovery};
 use crate::reactor::{Reactor, Seat, Shared, Siblings, affinity};
-use crate::types::{CoreId, Endpoint, Epoch, NodeId, Prng, ShardId};
+use crate::types::{CoreId, DiskId, Endpoint, Epoch, NodeId, Prng, ShardId};
 use crate::wal::LogIdentity;
 use crate::wal::checkpoint::Piece;
 use std::any::Any;
@@ -150,7 +150,11 @@ impl Reserved {
         let Reserved { id, shared, seats, directory } = self;
         let config = &common.config;
         let described = &config.nodes[usize::from(id.0)];
-        let rebuilds = directory.rebuild().is_some();
+        let past = Past {
+            rebuilds: directory.rebuild().is_some(),
+            has_opened: directory.has_opened(),
+            disk: directory.disk(),
+        };
         let mut node = Node { id, directory, shared, shards: config.shards.len(), threads: Vec::new() };
         for seat in seats {
             let core = seat.me.core;
@@ -162,7 +166,7 @@ impl Reserved {
             let (common, named, opened) = (common.clone(), at.clone(), opened.clone());
             let shared = Arc::clone(&node.shared);
             let work = move || {
-                let recovered = recover(&common.config, seat.me, rebuilds, opened)?;
+                let recovered = recover(&common.config, seat.me, past, opened)?;
                 if !*common.go.wait() {
                     return None;
                 }
@@ -183,6 +187,16 @@ impl Reserved {
 }
 
 impl<D> Node<D> {
+    /// Every core has its log, and none has taken a turn.
+    pub fn note_opened(&mut self, config: &Config) -> Result<(), StartError> {
+        let node = &config.nodes[usize::from(self.id.0)];
+        self.directory.note_opened().map_err(|source| StartError::Log {
+            node: node.name.clone(),
+            dir: node.data.clone(),
+            source,
+        })
+    }
+
     pub fn ask_to_stop(&self) {
         self.shared.stop();
     }
@@ -202,6 +216,11 @@ impl<D> Node<D> {
         }
         self.directory.set_rebuild(None)?;
         Ok(true)
+    }
+
+    /// Peers that were not heard yet, without whom no replica here votes.
+    pub fn awaited(&self) -> Vec<NodeId> {
+        self.shared.awaited()
     }
 
     pub fn sees_all_shards_open(&self) -> bool {
@@ -247,6 +266,11 @@ fn run<D: Driver>(
     let mut reactor = reactor.with_checkpoints(files);
     let _ = departure.tell.send(News::Running);
     reactor.run().map_err(|source| StopError::Disk { at, source })?;
+    if let Some(by) = reactor.core().refused_by() {
+        let name = |id: NodeId| config.nodes[usize::from(id.0)].name.clone();
+        let dir = config.nodes[usize::from(node.0)].data.clone();
+        return Err(StopError::Emptied { node: name(node), dir, by: name(by) });
+    }
     let (driver, tally) = reactor.finish();
     Ok(CoreReport { node, core, driver, tally })
 }
@@ -258,12 +282,20 @@ struct Recovered {
     recovery: Recovery,
 }
 
+/// What a node's directory says of its cores' own.
+#[derive(Clone, Copy)]
+struct Past {
+    rebuilds: bool,
+    has_opened: bool,
+    disk: DiskId,
+}
+
 /// Opens the log of a core and tells whether that went well; `None` when not. On the core's own thread,
 /// because what it held is the core's; and before that is pinned, because the log has a thread of its own,
 /// which would be pinned with it.
-fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>) -> Option<Recovered> {
+fn recover(config: &Config, me: Endpoint, past: Past, opened: Sender<Opened>) -> Option<Recovered> {
     let background = Background::begin();
-    let opened_log = open_log(config, me, rebuilds);
+    let opened_log = open_log(config, me, past);
     drop(background);
     let (said, recovered) = match opened_log {
         Ok((recovered, notices)) => (Ok(notices), Some(recovered)),
@@ -274,13 +306,15 @@ fn recover(config: &Config, me: Endpoint, rebuilds: bool, opened: Sender<Opened>
     recovered
 }
 
-fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered, Vec<String>), DiskError> {
+fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec<String>), DiskError> {
+    let Past { rebuilds, has_opened, disk } = past;
     let identity = identity(config, me);
     let mut options = DiskOptions::new(identity, config.log_bytes);
     if config.durability == Durability::Memory {
         options.segment_bytes = WAL_SEGMENT_BYTES_VOTES;
     }
     let mut recovery = if rebuilds { Recovery::rebuilding() } else { Recovery::nothing() };
+    recovery.on_disk(disk);
     let mut records = 0_u64;
     let directory = CoreDirectory::lock(&directory_of(config, me))?;
     // First of all: records of what a checkpoint covers are passed over.
@@ -291,7 +325,7 @@ fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered,
         checkpoints += usize::from(loaded.is_some());
     }
     options.checkpoints = recovery.checkpoints();
-    options.begins_anew = rebuilds;
+    (options.begins_anew, options.has_opened) = (rebuilds, has_opened);
     let opened = UringDisk::open(&directory, &options, &mut |view| {
         records += 1;
         recovery.on_record(&view);
@@ -299,6 +333,7 @@ fn open_log(config: &Config, me: Endpoint, rebuilds: bool) -> Result<(Recovered,
     for (partition, ballot) in opened.votes.iter() {
         recovery.on_vote(partition, ballot);
     }
+    opened.votes.peers().for_each(|(node, disk)| recovery.on_peer(node, disk));
     let mut notices: Vec<String> = opened.disk.notices().iter().map(ToString::to_string).collect();
     if !recovery.is_empty() {
         let node = &config.nodes[usize::from(me.node.0)].name;

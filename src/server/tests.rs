@@ -218,6 +218,8 @@ fn a_node_that_is_rebuilt_learns_before_it_votes() {
     let data = tempfile::tempdir().unwrap();
     let (mut cluster, done) = counters(data.path(), Durability::QuorumDisk);
     let config = (*cluster.config).clone();
+    // The others wait for it, or for this.
+    assert_eq!(cluster.wait_until_voting().unwrap(), Ok(()));
     // Before it has heard of anything that the others may drop.
     cluster.kill(NodeId(2)).unwrap();
     let file = config.nodes[2].data.join("core-0/0000000000000000.wal");

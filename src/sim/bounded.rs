@@ -94,7 +94,7 @@ pub fn is_calm<P: Procedure>(now: Timestamp, core: &Core<P>, log: &SimDisk, is_r
         // A stream that nobody leads, or that lags, has slots of which nobody knows yet whether they count. Nor are votes
         // let go that a leader cut off has cast for slots ahead, before others were chosen there.
         let ahead = replica.stream.next_slot().0 - replica.stream.chosen_end().0;
-        let leads_or_follows = recent(replica.applied().timestamp) && !replica.stream.is_forgetful();
+        let leads_or_follows = recent(replica.applied().timestamp) && !replica.is_forgetful();
         unsettled.is_none_or(recent) && leads_or_follows && ahead <= AHEAD_SLOTS_MAX
     };
     !log.is_full() && !log.is_stuck() && !is_read && core.replicas().iter().all(settles)

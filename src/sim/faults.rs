@@ -55,8 +55,8 @@ pub enum Fault {
     Replay,
     /// Whoever leads one shard is cut off, again and again, for about an election timeout.
     Flap,
-    /// While its node is down a disk loses a checkpoint, or the oldest part of its log: starting is refused, and the
-    /// replica is rebuilt from its peers.
+    /// While its node is down a disk loses a checkpoint, or the oldest part of its log; or all disks of the node lose
+    /// everything, and its peers turn it away. Starting is refused, and the replica is rebuilt from its peers.
     Wipe,
 }
 

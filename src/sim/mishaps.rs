@@ -157,7 +157,7 @@ impl World {
         }
         let nonce = self.nodes[usize::from(self.cores[at].me.node.0)].incarnation;
         let replicas = self.cores[at].core.replicas().iter();
-        let asking = replicas.filter(|replica| replica.stream.is_forgetful()).map(|replica| replica.id);
+        let asking = replicas.filter(|replica| replica.is_forgetful()).map(|replica| replica.id);
         for partition in asking.collect::<Vec<_>>() {
             let leading = self.cores.iter().filter(|core| core.is_up()).find_map(|core| {
                 let leads =
@@ -273,8 +273,8 @@ impl World {
         self.again(every_ns, what);
     }
 
-    /// One of the node's disks has lost a checkpoint or the oldest part of its log, if no other replica is short of
-    /// anything. Whether it has.
+    /// One of the node's disks has lost a checkpoint or the oldest part of its log, or all of them everything, if no
+    /// other replica is short of anything. Whether it has.
     pub(super) fn wipe(&mut self, node: NodeId) -> Result<bool, String> {
         let strikes = self.profile.wipe > 0.0 && self.prng.f64() < self.profile.wipe;
         if !strikes || !self.may_lose_disk(node) {
@@ -282,8 +282,12 @@ impl World {
         }
         let places: Vec<usize> = (0..self.cores.len()).filter(|at| self.cores[*at].me.node == node).collect();
         let at = *pick(&mut self.prng, &places);
-        if self.cores[at].mends {
+        if places.iter().any(|at| self.cores[*at].mends) {
             return Ok(false);
+        }
+        if self.prng.u32(..3) == 0 {
+            self.empty_disks(node);
+            return Ok(true);
         }
         let World { cores, prng, .. } = self;
         let SimCore { medium, checkpoints, .. } = &mut cores[at];

@@ -29,6 +29,7 @@ mod clients;
 mod clocks;
 mod deaths;
 pub mod disk;
+mod emptied;
 mod faults;
 mod ghost;
 mod graph;

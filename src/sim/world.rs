@@ -15,6 +15,7 @@ use super::disk::{
     CheckpointFaults, CheckpointPort, Crash, DiskFaults, Lie, Medium, Owed, SimCheckpoints, SimDisk,
     SimDiskOptions,
 };
+use super::emptied::SimIdentity;
 use super::faults::{Fault, Profile, Struck, pick};
 use super::ghost::Ghosts;
 use super::mishaps::Bout;
@@ -57,6 +58,7 @@ pub struct SimNode {
     board: SimBoard,
     pub(super) clock: NodeClock,
     pub(super) incarnation: u64,
+    pub(super) identity: SimIdentity,
     /// Turns of its cores since its process started.
     pub(super) turns: u64,
     /// When it has died it starts again at once.
@@ -101,6 +103,9 @@ pub struct WorldStats {
     pub stalls: u64,
     pub crashes: u64,
     pub rots: u64,
+    /// Nodes whose disks were emptied, and those that peers have turned away for it.
+    pub emptied: u64,
+    pub refusals: u64,
     /// Logs given up for what a disk had lied about.
     pub lies_found: u64,
     /// Old frames that came when who sent them, or who was to receive them, had restarted.
@@ -176,7 +181,16 @@ impl World {
         let nodes: Vec<SimNode> = (0..node_count)
             .map(|_| {
                 let clock = NodeClock::new(skew(&mut prng));
-                SimNode { board: board(), clock, incarnation: 1, turns: 0, hasty: false, dying: None }
+                let identity = SimIdentity::new(prng.u64(..));
+                SimNode {
+                    board: board(),
+                    clock,
+                    incarnation: 1,
+                    identity,
+                    turns: 0,
+                    hasty: false,
+                    dying: None,
+                }
             })
             .collect();
         let mut cores = Vec::new();
@@ -328,6 +342,9 @@ impl World {
         clients.set_time(local.0);
         clients.turn(now, &mut core.desk(now, room));
         core.end_turn(now, &mut ports);
+        if self.is_refused(at)? {
+            return Ok(());
+        }
         self.look_at(at)?;
         self.check_opening(at)?;
         self.deliver_replies(at, now)?;
@@ -672,8 +689,7 @@ impl World {
     /// Where memory counts, a minority may lose it at a time: a replica that has not yet got back what it
     /// forgot is of that minority.
     pub(super) fn may_die(&self, with_others: bool) -> bool {
-        let whole =
-            |core: &SimCore| core.is_up() && core.core.replicas().iter().all(|r| !r.stream.is_forgetful());
+        let whole = |core: &SimCore| core.is_up() && !core.core.is_forgetful();
         let dying = self.nodes.iter().any(|node| node.dying.is_some());
         let alone = !with_others && !dying && self.nodes.len() > 2 && self.cores.iter().all(whole);
         self.config.durability == Durability::QuorumDisk || alone
@@ -689,7 +705,7 @@ impl World {
         let World { cores, prng, now: at, .. } = self;
         for core in cores.iter_mut().filter(|core| core.me.node == node) {
             let Some(disk) = core.disk.take() else { continue };
-            core.mends &= core.core.replicas().iter().any(|replica| replica.stream.is_forgetful());
+            core.mends &= core.core.is_forgetful();
             core.medium = Some(disk.crash(Timestamp(*at), prng, crash));
             core.checkpoints.crash(Timestamp(*at), prng);
             core.clients.set_time(*at);
@@ -700,6 +716,7 @@ impl World {
             (core.wake_at, core.disk_at) = (u64::MAX, u64::MAX);
         }
         self.nodes[usize::from(node.0)].dying = None;
+        self.note_rebuild(node);
         self.recorder.borrow_mut().truth.forget(node);
         let hasty = std::mem::take(&mut self.nodes[usize::from(node.0)].hasty);
         let most = if hasty { HASTE_NS } else { self.profile.absence_ns };
@@ -779,7 +796,10 @@ impl World {
     /// it looks.
     pub(super) fn may_lose_disk(&self, node: NodeId) -> bool {
         let lied = |core: &SimCore| core.disk.as_ref().is_some_and(SimDisk::has_lied);
-        let whole = |core: &SimCore| core.me.node == node || core.is_up() && !core.mends && !lied(core);
+        let whole = |core: &SimCore| {
+            core.me.node == node
+                || core.is_up() && !core.mends && !lied(core) && core.core.awaited().next().is_none()
+        };
         self.config.durability == Durability::QuorumDisk
             && self.nodes.len() > 1
             && self.cores.iter().all(whole)
@@ -793,7 +813,10 @@ impl World {
         let options = SimDiskOptions { identity, write_bytes_max: WRITE_BYTES, faults };
         let medium = self.cores[at].medium.take().expect("a core that is down has its medium");
         let mut recovery = self.read_checkpoints(at)?;
-        if self.cores[at].mends {
+        recovery.on_disk(self.nodes[usize::from(me.node.0)].identity.disk);
+        if self.nodes[usize::from(me.node.0)].identity.rebuilds {
+            recovery.on_disk_lost();
+        } else if self.cores[at].mends {
             recovery.on_log_lost();
         } else if rules::on(Rule::WholeLog) && medium.misses_any(&recovery.checkpoints()) {
             let found = recovery.checkpoints();
@@ -806,6 +829,7 @@ impl World {
         for (partition, ballot) in &opened.votes {
             recovery.on_vote(*partition, *ballot);
         }
+        opened.peers.iter().for_each(|(node, disk)| recovery.on_peer(*node, *disk));
         let incarnation = self.nodes[usize::from(me.node.0)].incarnation;
         let core = &mut self.cores[at];
         core.disk = Some(opened.disk);
@@ -875,7 +899,7 @@ impl SimCore {
 }
 
 /// Small, so that a run crosses many segments; large enough for the largest batch a client makes.
-const SEGMENT_BYTES: usize = 128 * KIB;
+pub(super) const SEGMENT_BYTES: usize = 128 * KIB;
 /// The most one write carries: a long run takes several, and a crash tears it in between.
 const WRITE_BYTES: usize = 16 * KIB;
 /// A supervisor starts a node again within this.

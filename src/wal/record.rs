@@ -6,7 +6,7 @@
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::replay::Why;
-use crate::types::{Ballot, Lsn, PartitionId, Slot};
+use crate::types::{Ballot, DiskId, Lsn, NodeId, PartitionId, Slot};
 
 /// What a record says. The numbers are on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,8 @@ pub enum RecordKind {
     Accept = 2,
     /// Every slot below this one is chosen, as last accepted before this record. Without a payload.
     Chosen = 3,
+    /// The node of the ballot, whose round means nothing, is known by the disk that the slot names.
+    Peer = 4,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +28,19 @@ pub struct Record<'a> {
     pub ballot: Ballot,
     pub slot: Slot,
     pub payload: &'a [u8],
+}
+
+impl Record<'_> {
+    /// That a peer is known by this disk; of no partition in particular.
+    pub fn of_peer(node: NodeId, disk: DiskId) -> Record<'static> {
+        let (ballot, slot) = (Ballot { round: 0, node }, Slot(disk.0));
+        Record { kind: RecordKind::Peer, partition: PartitionId(0), ballot, slot, payload: &[] }
+    }
+
+    /// What a record of that kind says.
+    pub fn peer(&self) -> Option<(NodeId, DiskId)> {
+        (self.kind == RecordKind::Peer).then_some((self.ballot.node, DiskId(self.slot.0)))
+    }
 }
 
 /// A record read back, and the position that made it durable.
@@ -82,6 +97,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RecordView<'_>, Why> {
         1 => RecordKind::Vote,
         2 => RecordKind::Accept,
         3 => RecordKind::Chosen,
+        4 => RecordKind::Peer,
         found => return Err(Why::Kind { found }),
     };
     if header[9] != VERSION {

@@ -1,12 +1,12 @@
 //! What a core must know even when its log does not tell: the newest promised ballot of every partition, how
-//! much of the log is gone, and which checkpoints stand for it.
+//! much of the log is gone, which checkpoints stand for it, and by which disks its peers are known.
 //!
 //! The log holds the votes as well, until it is truncated or damaged. Here they are a block or few that hold all
 //! of them at once, written as a whole, in two copies one after the other: `disk` sees to the order.
 //!
 //! Little-endian: magic 8, crc32c 4 (of everything after it), version 4, cluster 8, node 2, core 2, count 4,
-//! generation 8, oldest segment 8, zeros to 64; then for each partition partition 2, zero 6, ballot 8, slot 8;
-//! zeros to whole blocks.
+//! generation 8, oldest segment 8, peers 4, zeros to 64; then for each partition partition 2, zero 6, ballot 8,
+//! slot 8; for each peer node 2, zero 6, disk 8; zeros to whole blocks.
 //!
 //! Invariant: ballots, slots and the oldest segment only grow, but for a rebuild. A copy with a higher
 //! generation holds no lower ones.
@@ -16,8 +16,9 @@ use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::replay::Why;
 use super::run::padded;
 use super::segment::LogIdentity;
-use crate::bounds::{PARTITIONS_MAX, VOTES_COPY_BYTES};
-use crate::types::{Ballot, CoreId, NodeId, PartitionId, Slot};
+use crate::bounds::{NODES_MAX, PARTITIONS_MAX, VOTES_COPY_BYTES};
+use crate::types::{Ballot, CoreId, DiskId, NodeId, PartitionId, Slot};
+use std::collections::BTreeMap;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Votes {
@@ -27,6 +28,8 @@ pub struct Votes {
     covered: Box<[Slot]>,
     /// No segment before it is needed.
     oldest: u64,
+    /// By which disk each peer was known last.
+    peers: BTreeMap<NodeId, DiskId>,
 }
 
 impl Default for Votes {
@@ -35,6 +38,7 @@ impl Default for Votes {
             ballots: vec![Ballot::default(); PARTITIONS_MAX].into_boxed_slice(),
             covered: vec![Slot(0); PARTITIONS_MAX].into_boxed_slice(),
             oldest: 0,
+            peers: BTreeMap::new(),
         }
     }
 }
@@ -56,6 +60,16 @@ impl Votes {
         let news = slot > *place;
         *place = slot.max(*place);
         news
+    }
+
+    /// A peer is known by this disk from now on; whether that is news.
+    pub fn meet(&mut self, node: NodeId, disk: DiskId) -> bool {
+        self.peers.insert(node, disk) != Some(disk)
+    }
+
+    /// By which disks peers are known.
+    pub fn peers(&self) -> impl Iterator<Item = (NodeId, DiskId)> + '_ {
+        self.peers.iter().map(|(node, disk)| (*node, *disk))
     }
 
     /// Where the checkpoint of a partition must reach.
@@ -94,12 +108,14 @@ impl Votes {
         }
     }
 
+    /// Of two disks that a peer was known by either will do: what was told of it rests on both homes.
     pub fn merge(&mut self, other: &Votes) {
         for (partition, ballot, slot) in other.entries() {
             self.raise(partition, ballot);
             self.cover(partition, slot);
         }
         self.truncate(other.oldest);
+        self.peers.extend(other.peers());
     }
 
     /// Every partition of which anything is known, ascending.
@@ -135,6 +151,12 @@ impl Votes {
             bytes.extend_from_slice(&ballot.pack().to_le_bytes());
             bytes.extend_from_slice(&slot.0.to_le_bytes());
         }
+        for (node, disk) in &self.peers {
+            bytes.extend_from_slice(&node.0.to_le_bytes());
+            bytes.extend_from_slice(&[0; 6]);
+            bytes.extend_from_slice(&disk.0.to_le_bytes());
+        }
+        let peers = u32::try_from(self.peers.len()).expect("at most NODES_MAX");
         let end = bytes.len();
         bytes.resize(padded(bytes.len()), 0);
         put(bytes, 0, MAGIC);
@@ -145,6 +167,7 @@ impl Votes {
         put(bytes, 28, &count.to_le_bytes());
         put(bytes, 32, &generation.to_le_bytes());
         put(bytes, 40, &self.oldest.to_le_bytes());
+        put(bytes, 48, &peers.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[CRC_FROM..end]);
         put(bytes, 8, &crc.to_le_bytes());
     }
@@ -162,10 +185,13 @@ impl Votes {
     pub fn decode_anyones(bytes: &[u8]) -> Result<(LogIdentity, u64, Votes), Why> {
         let header = bytes.get(..HEADER_BYTES).ok_or(Why::Votes)?;
         let count = usize::try_from(u32_at(header, 28)).unwrap_or(usize::MAX);
-        if header[..8] != *MAGIC || count > PARTITIONS_MAX {
+        let peers = usize::try_from(u32_at(header, 48)).unwrap_or(usize::MAX);
+        if header[..8] != *MAGIC || count > PARTITIONS_MAX || peers > NODES_MAX {
             return Err(Why::Votes);
         }
-        let covered = bytes.get(CRC_FROM..HEADER_BYTES + count * ENTRY_BYTES).ok_or(Why::Votes)?;
+        let peers_from = HEADER_BYTES + count * ENTRY_BYTES;
+        let end = peers_from + peers * PEER_BYTES;
+        let covered = bytes.get(CRC_FROM..end).ok_or(Why::Votes)?;
         if u32_at(header, 8) != crc32c::crc32c(covered) {
             return Err(Why::Votes);
         }
@@ -185,6 +211,9 @@ impl Votes {
                 return Err(Why::Votes);
             }
         }
+        for entry in bytes[peers_from..end].chunks_exact(PEER_BYTES) {
+            votes.meet(NodeId(u16_at(entry, 0)), DiskId(u64_at(entry, 8)));
+        }
         let identity = LogIdentity {
             cluster: u64_at(header, 16),
             node: NodeId(u16_at(header, 24)),
@@ -196,11 +225,13 @@ impl Votes {
 
 /// Magic, checksum and version keep their places in every later version.
 const MAGIC: &[u8; 8] = b"MAKO-VOT";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const CRC_FROM: usize = 12;
 const HEADER_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 24;
-const _: () = assert!(HEADER_BYTES + PARTITIONS_MAX * ENTRY_BYTES <= VOTES_COPY_BYTES);
+const PEER_BYTES: usize = 16;
+const _: () =
+    assert!(HEADER_BYTES + PARTITIONS_MAX * ENTRY_BYTES + NODES_MAX * PEER_BYTES <= VOTES_COPY_BYTES);
 
 #[cfg(test)]
 mod tests {
@@ -225,6 +256,9 @@ mod tests {
                 assert!(votes.cover(partition, Slot(u64::from(partition.0) + 7)));
             }
             votes.truncate(count as u64);
+            for node in (0..).map(NodeId).take(count.min(NODES_MAX)) {
+                assert!(votes.meet(node, DiskId(u64::from(node.0) + 1)));
+            }
             let mut bytes = Vec::new();
             votes.encode(identity(), 9, &mut bytes);
             assert!(bytes.len().is_multiple_of(WAL_BLOCK_BYTES) && bytes.len() <= VOTES_COPY_BYTES);
@@ -254,9 +288,10 @@ mod tests {
     fn every_flipped_bit_and_every_cut_of_a_copy_is_noticed() {
         let mut votes = Votes::default();
         (1..9).for_each(|partition| assert!(votes.raise(PartitionId(partition), ballot(77))));
+        assert!(votes.meet(NodeId(4), DiskId(u64::MAX)) && !votes.meet(NodeId(4), DiskId(u64::MAX)));
         let mut bytes = Vec::new();
         votes.encode(identity(), 3, &mut bytes);
-        let covered = HEADER_BYTES + 8 * ENTRY_BYTES;
+        let covered = HEADER_BYTES + 8 * ENTRY_BYTES + PEER_BYTES;
         for bit in 0..covered * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -8,7 +8,7 @@ use super::cursor::{Layout, Reader, Writer};
 use super::malformed::Malformed;
 use crate::bounds::{NODES_MAX, PARTITIONS_MAX, SHARDS_MAX, TABLES_MAX};
 use crate::types::{
-    Ballot, Epoch, NodeId, PartitionId, ShardId, Slot, Stamp, TableId, Timestamp, TxnId, Watermark,
+    Ballot, DiskId, Epoch, NodeId, PartitionId, ShardId, Slot, Stamp, TableId, Timestamp, TxnId, Watermark,
 };
 
 impl<'a> Layout<'a> for u8 {
@@ -145,6 +145,18 @@ impl<'a> Layout<'a> for Timestamp {
 
     fn take(from: &mut Reader<'a>) -> Result<Timestamp, Malformed> {
         from.take().map(Timestamp)
+    }
+}
+
+impl<'a> Layout<'a> for DiskId {
+    const BYTES_MIN: usize = 8;
+
+    fn put(&self, out: &mut Writer<'_>) {
+        out.put(&self.0);
+    }
+
+    fn take(from: &mut Reader<'a>) -> Result<DiskId, Malformed> {
+        from.take().map(DiskId)
     }
 }
 

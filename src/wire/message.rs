@@ -27,7 +27,9 @@ use crate::bounds::{
     PREPARE_READ_BYTES_MAX, RANGE_BOUND_BYTES_MAX, SCAN_BYTES_MAX, SCAN_ROWS_MAX, SHARDS_MAX, TXN_BYTES_MAX,
     TXN_READS_MAX, TXN_SCANS_MAX, TXN_WRITES_MAX, VALUE_BYTES_MAX,
 };
-use crate::types::{Epoch, NodeId, PartitionId, ShardId, Stamp, TableId, Timestamp, TxnId, Watermark};
+use crate::types::{
+    DiskId, Epoch, NodeId, PartitionId, ShardId, Stamp, TableId, Timestamp, TxnId, Watermark,
+};
 
 #[derive(Clone, PartialEq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a message is decoded, matched and gone; none is ever stored")]
@@ -180,6 +182,26 @@ pub enum Message<'a> {
         partition: PartitionId,
         from: NodeId,
     },
+
+    // Between replicas that may not know each other yet. Casts.
+    /// A replica that does not take part yet says who it is.
+    Greet {
+        partition: PartitionId,
+        from: NodeId,
+        disk: DiskId,
+        /// It knows that it has forgotten what it promised.
+        rebuilds: bool,
+    },
+    /// The answer: who the other is, and whether it knows the one who greeted by that disk and no other.
+    Greeted {
+        partition: PartitionId,
+        from: NodeId,
+        disk: DiskId,
+        rebuilds: bool,
+        /// The one that was greeted with.
+        to: DiskId,
+        welcome: bool,
+    },
 }
 
 impl<'a> Message<'a> {
@@ -231,7 +253,9 @@ impl<'a> Message<'a> {
             | Message::Stream { partition, .. }
             | Message::CheckpointFetch { partition, .. }
             | Message::CheckpointPart { partition, .. }
-            | Message::CheckpointPending { partition, .. } => Some(*partition),
+            | Message::CheckpointPending { partition, .. }
+            | Message::Greet { partition, .. }
+            | Message::Greeted { partition, .. } => Some(*partition),
         }
     }
 
@@ -257,6 +281,8 @@ impl<'a> Message<'a> {
             Message::CheckpointFetch { .. } => Kind::CheckpointFetch,
             Message::CheckpointPart { .. } => Kind::CheckpointPart,
             Message::CheckpointPending { .. } => Kind::CheckpointPending,
+            Message::Greet { .. } => Kind::Greet,
+            Message::Greeted { .. } => Kind::Greeted,
         }
     }
 
@@ -303,6 +329,10 @@ impl<'a> Message<'a> {
                 out.put(from).put(checkpoint).put(offset).put(total).value(bytes)
             }
             Message::CheckpointPending { from, .. } => out.put(from),
+            Message::Greet { from, disk, rebuilds, .. } => out.put(from).put(disk).put(rebuilds),
+            Message::Greeted { from, disk, rebuilds, to, welcome, .. } => {
+                out.put(from).put(disk).put(rebuilds).put(to).put(welcome)
+            }
         };
     }
 }
@@ -347,10 +377,12 @@ pub enum Kind {
     CheckpointFetch,
     CheckpointPart,
     CheckpointPending,
+    Greet,
+    Greeted,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Read,
         Kind::Scan,
         Kind::SnapshotRead,
@@ -371,6 +403,8 @@ impl Kind {
         Kind::CheckpointFetch,
         Kind::CheckpointPart,
         Kind::CheckpointPending,
+        Kind::Greet,
+        Kind::Greeted,
     ];
 
     /// Kinds that name one attempt of a transaction at one epoch: both follow the partition at once.
@@ -386,6 +420,8 @@ impl Kind {
                 | Kind::CheckpointFetch
                 | Kind::CheckpointPart
                 | Kind::CheckpointPending
+                | Kind::Greet
+                | Kind::Greeted
         )
     }
 }
@@ -490,6 +526,21 @@ fn take_addressed<'a>(kind: Kind, from: &mut Reader<'a>) -> Result<Message<'a>, 
             }
         }
         Kind::CheckpointPending => Message::CheckpointPending { partition, from: from.take()? },
+        Kind::Greet => {
+            let (sender, (disk, rebuilds)) = from.take()?;
+            Message::Greet { partition, from: sender, disk, rebuilds }
+        }
+        Kind::Greeted => {
+            let (sender, (disk, rebuilds)) = from.take()?;
+            Message::Greeted {
+                partition,
+                from: sender,
+                disk,
+                rebuilds,
+                to: from.take()?,
+                welcome: from.take()?,
+            }
+        }
     })
 }
 

@@ -16,7 +16,8 @@ use crate::bounds::{
     VALUE_BYTES_MAX,
 };
 use crate::types::{
-    Ballot, Epoch, NodeId, PartitionId, Prng, ShardId, Slot, Stamp, TableId, Timestamp, TxnId, Watermark,
+    Ballot, DiskId, Epoch, NodeId, PartitionId, Prng, ShardId, Slot, Stamp, TableId, Timestamp, TxnId,
+    Watermark,
 };
 
 /// Draws messages whose keys and values are slices of `arena`.
@@ -189,6 +190,18 @@ impl<'a> Sampler<'a> {
             Kind::CheckpointPending => {
                 Message::CheckpointPending { partition, from: NodeId(self.id(NODES_MAX)) }
             }
+            Kind::Greet => {
+                let (from, disk) = (NodeId(self.id(NODES_MAX)), DiskId(self.prng.u64(..)));
+                Message::Greet { partition, from, disk, rebuilds: self.prng.bool() }
+            }
+            Kind::Greeted => Message::Greeted {
+                partition,
+                from: NodeId(self.id(NODES_MAX)),
+                disk: DiskId(self.prng.u64(..)),
+                rebuilds: self.prng.bool(),
+                to: DiskId(self.prng.u64(..)),
+                welcome: self.prng.bool(),
+            },
         }
     }
 
@@ -581,6 +594,11 @@ fn golden_bytes_of_messages_have_not_moved() {
     let golden = "011202010200cdab0000020100000000000003010000000000000100000063";
     assert_eq!(hex(&encoded(&part)), golden);
     assert_eq!(hex(&encoded(&Message::CheckpointPending { partition, from })), "011302010200");
+    let greet = Message::Greet { partition, from, disk: DiskId(0xabcd), rebuilds: true };
+    assert_eq!(hex(&encoded(&greet)), "011402010200cdab00000000000001");
+    let (disk, to) = (DiskId(0xabcd), DiskId(7));
+    let greeted = Message::Greeted { partition, from, disk, rebuilds: false, to, welcome: true };
+    assert_eq!(hex(&encoded(&greeted)), "011502010200cdab00000000000000070000000000000001");
 
     let exchange = Message::Exchange {
         vector: SmallVec::from_slice(&[(ShardId(1), Watermark { epoch: in_epoch, timestamp: Timestamp(8) })]),

@@ -16,7 +16,7 @@ use mako::sim::recorded::{self, Summary};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -35,10 +35,14 @@ pub struct Process {
 impl Process {
     pub fn start(command: &mut Command, stderr: Stdio) -> Process {
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let (tell, lines) = mpsc::channel();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        // Ends with the output, which ends with the process.
-        thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let lines = lines_of(child.stdout.take().unwrap());
+        Process { child, lines }
+    }
+
+    /// One whose complaints are listened to, and nothing else.
+    fn start_complaining(command: &mut Command) -> Process {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(child.stderr.take().unwrap());
         Process { child, lines }
     }
 
@@ -71,6 +75,16 @@ impl Drop for Process {
     }
 }
 
+/// As they come.
+fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
+    let (tell, lines) = mpsc::channel();
+    // Ends with the output, which ends with the process.
+    thread::spawn(move || {
+        BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+    });
+    lines
+}
+
 /// Three nodes, two shards of one partition each; every node by its number.
 pub struct Nodes {
     directory: TempDir,
@@ -86,7 +100,7 @@ impl Nodes {
     /// All of them, at work.
     pub fn start() -> Nodes {
         let mut nodes = Nodes::described("");
-        (0..NODES).for_each(|node| nodes.add(node, &[]));
+        nodes.add_all(&[]);
         nodes
     }
 
@@ -132,6 +146,19 @@ impl Nodes {
         let [said, complaint] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         assert!(status.code() == Some(2) && said.is_empty(), "{status}: {said}{complaint}");
         complaint.lines().filter(|line| line.starts_with("error: ")).collect()
+    }
+
+    /// `mako serve`, which makes no payments, and what it complains of.
+    pub fn serve(&self, node: usize) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mako"));
+        command.args(["serve", "--node", &format!("n{node}"), "--config"]).arg(self.path("cluster.toml"));
+        Process::start_complaining(&mut command)
+    }
+
+    /// Starts all: the first time none votes before it has heard of the others.
+    pub fn add_all(&mut self, flags: &[&str]) {
+        (0..NODES).for_each(|node| self.spawn(node, flags));
+        (0..NODES).for_each(|node| drop(self.wait_for(node, "ready")));
     }
 
     /// Starts one, and waits until it votes.

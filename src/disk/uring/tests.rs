@@ -23,6 +23,7 @@ struct Place {
     identity: LogIdentity,
     segment_bytes: usize,
     begins_anew: bool,
+    has_opened: bool,
 }
 
 impl Place {
@@ -30,6 +31,7 @@ impl Place {
         let options = DiskOptions {
             segment_bytes: self.segment_bytes,
             begins_anew: self.begins_anew,
+            has_opened: self.has_opened,
             ..DiskOptions::new(self.identity, LOG_BYTES)
         };
         UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit)
@@ -46,7 +48,7 @@ impl Place {
 
 fn options(dir: &Path, segment_bytes: usize) -> Place {
     let identity = LogIdentity::new("demo", NodeId(2), CoreId(1));
-    Place { dir: dir.join("log"), identity, segment_bytes, begins_anew: false }
+    Place { dir: dir.join("log"), identity, segment_bytes, begins_anew: false, has_opened: false }
 }
 
 fn open(place: &Place) -> Result<(UringDisk, Vec<OwnedRecord>), DiskError> {

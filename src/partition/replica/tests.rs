@@ -1,6 +1,8 @@
 //! When a leader proposes what, on a stage where slots are chosen when the test says so.
 #![forbid(unsafe_code)]
 
+use super::super::admission::Admission;
+use super::super::recovery::Recovery;
 use super::super::stage::{NOW, PaperLog, T, config};
 use super::*;
 use crate::bounds::{CLOCK_LEAD_NS, HOLD_NS_MAX, MAX_CLOCK_SKEW_NS};
@@ -27,8 +29,9 @@ impl Leader {
     fn new() -> Leader {
         let config = config(1, 1, Durability::QuorumDisk);
         let me = Endpoint { node: NodeId(0), core: CoreId(0) };
+        let entry = Admission::new(&Recovery::nothing()).entry(false, 0);
         let mut leader = Leader {
-            replica: Replica::new(me.node, PartitionId(0), &config, None),
+            replica: Replica::new(me.node, PartitionId(0), &config, None, entry),
             known: Knowledge::new(2),
             log: PaperLog::default(),
             post: Post::new(me, 1, Rpc::new(me, 1, 1, 1)),

@@ -94,6 +94,11 @@ impl Stream {
         self.rejoining.is_some()
     }
 
+    /// Whether what we promised is all we ever did: not before every peer has told a replica that lost its disk.
+    pub fn knows_its_promise(&self) -> bool {
+        self.rejoining.as_ref().is_none_or(|rejoining| rejoining.heard.is_none())
+    }
+
     /// A peer has forgotten. Its votes for what is not chosen yet are given up, so that nothing is called
     /// chosen of which it was to hold a copy; what is chosen stays chosen.
     pub fn on_rejoin(&mut self, from: NodeId, rejoin: Rejoin, out: &mut Vec<Effect>) -> Outcome {

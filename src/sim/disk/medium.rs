@@ -115,8 +115,8 @@ impl Medium {
     /// The drive of a replica about to be rebuilt from its peers: it forgets its log, not its votes.
     pub fn wipe_log(&mut self) {
         for bytes in &mut self.slots {
-            if let Slot::Holds { generation, kept: Kept { votes, .. } } = votes::decode(bytes) {
-                bytes.copy_from_slice(&votes::encode(&Kept { votes, ..Kept::default() }, generation));
+            if let Slot::Holds { generation, kept: Kept { votes, peers, .. } } = votes::decode(bytes) {
+                bytes.copy_from_slice(&votes::encode(&Kept { votes, peers, ..Kept::default() }, generation));
             }
         }
         self.segments.clear();
@@ -297,7 +297,7 @@ impl Medium {
             let next = generations[0] + 1;
             generations[slot] = match votes::decode(&self.slots[slot]) {
                 Slot::Holds { generation, kept } if kept == *newest => generation,
-                Slot::Blank if newest.votes.is_empty() => 0,
+                Slot::Blank if newest.votes.is_empty() && newest.peers.is_empty() => 0,
                 _ => {
                     self.slots[slot].copy_from_slice(&votes::encode(newest, next));
                     next

@@ -19,13 +19,13 @@
 //!   4. Opening changes nothing on a medium that it refuses.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use thiserror::Error;
 
 use crate::bounds::{WAL_BLOCK_BYTES, WAL_WRITES_MAX};
 use crate::partition::Log;
-use crate::types::{Lsn, Prng, Timestamp};
+use crate::types::{DiskId, Lsn, NodeId, Prng, Timestamp};
 use crate::wal::{
     Damage, End, LogIdentity, Record, RecordKind, RecordView, Replay, Wal, segment_of, start_of,
 };
@@ -86,6 +86,8 @@ pub struct Opened {
     pub end: End,
     /// From the log and the slots, the higher of each.
     pub votes: VoteTable,
+    /// By which disks peers are known.
+    pub peers: BTreeMap<NodeId, DiskId>,
 }
 
 /// A medium that cannot be trusted, unchanged. When it is the log, its votes can still be read.
@@ -121,6 +123,7 @@ impl SimDisk {
                 votes::merge(&mut kept.votes, view.record.partition, view.record.ballot);
                 kept.cover(view.record.partition, view.record.slot);
             }
+            kept.peers.extend(view.record.peer());
             visit(view);
         });
         let end = match replayed {
@@ -134,7 +137,7 @@ impl SimDisk {
         // What was to go and is here is asked for again.
         kept.oldest = kept.oldest.min(oldest);
         let generations = medium.keep_votes(&kept);
-        let votes = kept.votes.clone();
+        let (votes, peers) = (kept.votes.clone(), kept.peers.clone());
         let start = start_of(first, segment_bytes);
         let previous = if is_new { start } else { end.end };
         let newest = first + SEGMENTS_AHEAD;
@@ -157,7 +160,7 @@ impl SimDisk {
             lie: None,
             failed: false,
         };
-        Ok(Opened { disk, end, votes })
+        Ok(Opened { disk, end, votes, peers })
     }
 
     /// Ends this life of the core. What was appended and not yet begun to be written is gone.
@@ -435,6 +438,9 @@ impl Log for SimDisk {
         let lsn = self.wal.append(*record);
         if record.kind == RecordKind::Vote {
             self.votes.on_vote(record.partition, record.ballot, record.slot, lsn);
+        }
+        if let Some(peer) = record.peer() {
+            self.votes.on_peer(peer, lsn);
         }
         lsn
     }

@@ -193,7 +193,7 @@ impl<'a> Trial<'a> {
     }
 
     fn on_opened(&mut self, opened: Opened, visited: Vec<Known>, owed: Owed) {
-        let Opened { disk, end, votes } = opened;
+        let Opened { disk, end, votes, .. } = opened;
         assert!(end.start <= start_of(segment_of(self.truncated, SEGMENT), SEGMENT), "truncated too far");
         self.choose_log(&visited, owed);
         let skipped = self.log.iter().take_while(|known| known.lsn <= end.start).count();

@@ -2,7 +2,7 @@
 //! written in turn.
 //!
 //! A slot holds the whole table: generation 8, oldest segment 8, count 4, then partition 2, ballot 8 and slot 8 of
-//! each, zeros, and at its very end crc32c 4, so that a small table can be torn as well; little-endian. The layout is the simulator's
+//! each, then a count 4 of peers with node 2 and disk 8 of each, zeros, and at its very end crc32c 4, so that a small table can be torn as well; little-endian. The layout is the simulator's
 //! own: the rules of the upkeep are what is tried here, not the bytes.
 //!
 //! Invariants:
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::faults::{DiskFaults, Fate};
 use super::medium::{Landing, Medium};
 use crate::bounds::{PARTITIONS_MAX, WAL_BLOCK_BYTES};
-use crate::types::{self, Ballot, Lsn, PartitionId, Prng, Timestamp};
+use crate::types::{self, Ballot, DiskId, Lsn, NodeId, PartitionId, Prng, Timestamp};
 
 /// The highest ballot each partition has promised.
 pub type VoteTable = BTreeMap<PartitionId, Ballot>;
@@ -30,6 +30,8 @@ pub(super) struct Kept {
     pub(super) covered: BTreeMap<PartitionId, types::Slot>,
     /// The log begins there, or before.
     pub(super) oldest: u64,
+    /// By which disks peers are known.
+    pub(super) peers: BTreeMap<NodeId, DiskId>,
 }
 
 impl Kept {
@@ -37,6 +39,7 @@ impl Kept {
         other.votes.iter().for_each(|(partition, ballot)| merge(&mut self.votes, *partition, *ballot));
         other.covered.iter().for_each(|(partition, slot)| self.cover(*partition, *slot));
         self.oldest = self.oldest.max(other.oldest);
+        self.peers.extend(&other.peers);
     }
 
     pub(super) fn cover(&mut self, partition: PartitionId, slot: types::Slot) {
@@ -74,6 +77,13 @@ impl VoteKeeper {
         self.newest = lsn;
         let votes = self.kept.votes.len();
         assert!(votes <= PARTITIONS_MAX, "votes of {votes} partitions");
+    }
+
+    pub(super) fn on_peer(&mut self, (node, disk): (NodeId, DiskId), lsn: Lsn) {
+        self.kept.peers.insert(node, disk);
+        assert!(self.kept.peers.len() <= PEERS_MAX, "{} peers", self.kept.peers.len());
+        self.pending.push_back(lsn);
+        self.newest = lsn;
     }
 
     /// Segments before this one are to go, once `truncated` says so.
@@ -205,6 +215,11 @@ pub(super) fn encode(kept: &Kept, generation: u64) -> Vec<u8> {
         bytes.extend_from_slice(&ballot.pack().to_le_bytes());
         bytes.extend_from_slice(&covered.0.to_le_bytes());
     }
+    bytes.extend_from_slice(&u32::try_from(kept.peers.len()).expect("at most PEERS_MAX").to_le_bytes());
+    for (node, disk) in &kept.peers {
+        bytes.extend_from_slice(&node.0.to_le_bytes());
+        bytes.extend_from_slice(&disk.0.to_le_bytes());
+    }
     bytes.resize(SLOT_BYTES - CRC_BYTES, 0);
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
@@ -228,18 +243,28 @@ fn decode_kept(bytes: &[u8]) -> Option<(u64, Kept)> {
     let (count, rest) = rest.split_first_chunk()?;
     let (generation, count) = (u64::from_le_bytes(*generation), u32::from_le_bytes(*count));
     let mut kept = Kept { oldest: u64::from_le_bytes(*oldest), ..Kept::default() };
-    for vote in rest.chunks_exact(VOTE_BYTES).take(usize::try_from(count).ok()?) {
+    let (votes, rest) = rest.split_at_checked(usize::try_from(count).ok()? * VOTE_BYTES)?;
+    for vote in votes.chunks_exact(VOTE_BYTES) {
         let partition = PartitionId(u16::from_le_bytes(*vote.first_chunk()?));
         let ballot = Ballot::unpack(u64::from_le_bytes(*vote[2..].first_chunk()?))?;
         merge(&mut kept.votes, partition, ballot);
         kept.cover(partition, types::Slot(u64::from_le_bytes(*vote.last_chunk()?)));
     }
+    let (count, rest) = rest.split_first_chunk()?;
+    for peer in rest.chunks_exact(PEER_BYTES).take(usize::try_from(u32::from_le_bytes(*count)).ok()?) {
+        let node = NodeId(u16::from_le_bytes(*peer.first_chunk()?));
+        kept.peers.insert(node, DiskId(u64::from_le_bytes(*peer.last_chunk()?)));
+    }
     Some((generation, kept))
 }
 
-const HEAD_BYTES: usize = 20;
+const HEAD_BYTES: usize = 24;
 const CRC_BYTES: usize = 4;
 const VOTE_BYTES: usize = 18;
+const PEER_BYTES: usize = 10;
 /// Whole blocks, as everything that is written past the page cache.
 pub(super) const SLOT_BYTES: usize = 5 * WAL_BLOCK_BYTES;
-const _: () = assert!(HEAD_BYTES + PARTITIONS_MAX * VOTE_BYTES + CRC_BYTES <= SLOT_BYTES);
+/// More nodes than are ever simulated.
+const PEERS_MAX: usize = 64;
+const _: () =
+    assert!(HEAD_BYTES + PARTITIONS_MAX * VOTE_BYTES + PEERS_MAX * PEER_BYTES + CRC_BYTES <= SLOT_BYTES);

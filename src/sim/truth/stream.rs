@@ -40,6 +40,8 @@ pub struct StreamTruth {
     known: Vec<Slot>,
     /// By replica: it did not vote when it was last looked at.
     forgetful: Vec<bool>,
+    /// By replica: it knew all that it had promised when it was last looked at.
+    informed: Vec<bool>,
     /// The highest ballot that was seen to lead. Monotone.
     led: Ballot,
     /// Whose run the last slot looked at belongs to.
@@ -73,6 +75,7 @@ impl StreamTruth {
             accepted: vec![Default::default(); replicas],
             known: vec![Slot(0); replicas],
             forgetful: vec![false; replicas],
+            informed: vec![true; replicas],
             led: Ballot::default(),
             current: None,
             runs: BTreeMap::new(),
@@ -121,10 +124,17 @@ impl StreamTruth {
 
     fn check_promises<P: Procedure>(&mut self, me: usize, seen: &Replica<P>) -> Result<(), String> {
         let (now, before) = (seen.stream.promised(), self.promised[me]);
-        if now < before {
+        // One that has lost its disk is told what it promised to others. Of an attempt of its own that nobody has
+        // heard of nobody need know.
+        let forgot = !std::mem::replace(&mut self.informed[me], seen.knows_its_promise());
+        if !self.informed[me] {
+            return Ok(());
+        }
+        let unheard = forgot && before.node == seen.node();
+        if now < before && !unheard {
             return Err(format!("replica {me} has promised {before:?} on disk, and knows of {now:?} only"));
         }
-        self.promised[me] = before.max(seen.stream.promised_durably());
+        self.promised[me] = (if unheard { now } else { before }).max(seen.stream.promised_durably());
         let ballot = seen.stream.leader();
         if seen.stream.role() == Role::Leader && ballot > self.led {
             self.led = ballot;
@@ -139,7 +149,7 @@ impl StreamTruth {
     fn check_return<P: Procedure>(&mut self, me: usize, seen: &Replica<P>) -> Result<(), String> {
         let stream = &seen.stream;
         let (known, end) = (self.known[me], stream.chosen_end());
-        let counts = self.durability == Durability::QuorumDisk && !stream.is_forgetful();
+        let counts = self.durability == Durability::QuorumDisk && !seen.is_forgetful();
         if counts && end < known {
             return Err(format!(
                 "replica {me} knew slots to be chosen up to {known:?}, and now up to {end:?}"
@@ -147,10 +157,10 @@ impl StreamTruth {
         }
         // One that has lost its disk holds again, when it votes, all that its leader had proposed; which of that is
         // chosen it has yet to be told.
-        self.known[me] = if stream.is_forgetful() { Slot(0) } else { known.max(stream.known_for_good()) };
-        let was_forgetful = std::mem::replace(&mut self.forgetful[me], stream.is_forgetful());
+        self.known[me] = if seen.is_forgetful() { Slot(0) } else { known.max(stream.known_for_good()) };
+        let was_forgetful = std::mem::replace(&mut self.forgetful[me], seen.is_forgetful());
         let (ballot, end) = self.accepted[me];
-        if was_forgetful && !stream.is_forgetful() && stream.leader() == ballot {
+        if was_forgetful && !seen.is_forgetful() && stream.leader() == ballot {
             let held = |slot: &u64| stream.accepted(Slot(*slot)).is_some_and(|(under, _)| under == ballot);
             if let Some(lost) = (stream.chosen_end().0..end).find(|slot| !held(slot)) {
                 return Err(format!(
@@ -162,7 +172,7 @@ impl StreamTruth {
     }
 
     fn count_votes<P: Procedure>(&mut self, me: usize, seen: &Replica<P>) -> Result<(), String> {
-        if seen.stream.is_forgetful() {
+        if seen.is_forgetful() {
             return Ok(());
         }
         let end = seen.stream.next_slot().0 as usize;

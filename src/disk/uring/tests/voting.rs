@@ -155,6 +155,18 @@ fn lost_votes_are_told_and_nothing_is_changed() {
     assert!(!votes_path(&place).exists());
 }
 
+/// An emptied directory is no new one: what was promised in it binds.
+#[test]
+fn a_directory_that_was_used_and_is_empty_has_lost_its_votes() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place { has_opened: true, ..options(dir.path(), 64 * KIB) };
+    let error = open(&place).map(drop).unwrap_err().to_string();
+    assert!(error.contains(VOTES_NAME) && error.contains("; rebuild"), "{error}");
+    assert_eq!(place.names(), ["lock"], "nothing is made in its place");
+    assert!(Place { begins_anew: true, ..place.clone() }.open(&mut |_| {}).is_ok());
+    assert!(open(&place).is_ok(), "they are there again");
+}
+
 /// A directory of another node, after its log was deleted: its promises are not ours.
 #[test]
 fn the_votes_of_another_node_are_refused() {
