@@ -24,6 +24,8 @@ pub enum Duty {
     Sealed { partition: PartitionId, ballot: Ballot, ends: Vec<(Epoch, Timestamp)> },
     /// Every peer knows this replica, so that it takes part.
     Admitted { partition: PartitionId },
+    /// This replica has forgotten something, or knows it again: only then may the node run for leader.
+    Fitness { partition: PartitionId, fit: bool },
     /// A stream has promised, or was lost to, a higher ballot.
     Outbid { shard: ShardId, by: Ballot },
 }

@@ -31,6 +31,8 @@ pub struct Chair {
     tenure: Tenure,
     /// Partitions that do not take part here yet. Until they do, nobody runs for leader.
     absent: Vec<PartitionId>,
+    /// Partitions of other cores that have forgotten what they accepted.
+    unfit: Vec<PartitionId>,
 }
 
 /// How far a candidacy of ours has come.
@@ -73,7 +75,8 @@ impl Chair {
         };
         let first = config.partitions_of(shard).next().expect("a shard has a partition");
         let absent = config.partitions_of(shard).collect();
-        Chair { shard, first, election: Election::new(elections, now, prng), tenure: Tenure::None, absent }
+        let election = Election::new(elections, now, prng);
+        Chair { shard, first, election, tenure: Tenure::None, absent, unfit: Vec::new() }
     }
 
     /// When the election has something to do though nothing happens.
@@ -160,15 +163,33 @@ impl<P: Procedure> Core<P> {
         let was_last = before > 0 && chair.absent.is_empty();
         let Some(at) = self.place(self.chairs[place].first).filter(|_| was_last) else { return };
         if self.replicas[at].stream.promised() == Ballot::default() {
-            self.chairs[place] = Chair { absent: Vec::new(), ..self.seat_chair(at, now) };
+            let unfit = std::mem::take(&mut self.chairs[place].unfit);
+            self.chairs[place] = Chair { absent: Vec::new(), unfit, ..self.seat_chair(at, now) };
         }
     }
 
-    /// Whether the streams here may vote and campaign: not while one of them has forgotten what it accepted.
+    /// Whether the streams of this node may vote and campaign: not while one of them has forgotten what it accepted.
+    /// A node that cannot win every stream of a shard would only keep others from it.
     pub(super) fn judge_fitness(&mut self) {
+        for at in 0..self.replicas.len() {
+            let replica = &mut self.replicas[at];
+            let (shard, partition, fit) = (replica.shard, replica.id, !replica.is_forgetful());
+            if std::mem::replace(&mut replica.told_fit, fit) != fit {
+                self.tell_chair(shard, Duty::Fitness { partition, fit });
+            }
+        }
         for chair in &mut self.chairs {
             let mut streams = self.replicas.iter().filter(|replica| replica.shard == chair.shard);
-            chair.election.set_eligible(streams.all(|replica| !replica.stream.is_forgetful()));
+            let fit = streams.all(|replica| !replica.is_forgetful());
+            chair.election.set_eligible(fit && chair.unfit.is_empty());
+        }
+    }
+
+    fn on_fitness(&mut self, partition: PartitionId, fit: bool) {
+        let shard = self.config.shard_of(partition);
+        if let Some(chair) = self.chair(shard) {
+            chair.unfit.retain(|unfit| *unfit != partition);
+            chair.unfit.extend((!fit).then_some(partition));
         }
     }
 
@@ -367,6 +388,7 @@ impl<P: Procedure> Core<P> {
                     self.run_stream(at, now, ports, &mut super::post::Asker::Nobody);
                 }
             }
+            Duty::Fitness { partition, fit } => self.on_fitness(partition, fit),
             Duty::Admitted { partition } => self.on_admitted(now, partition),
             Duty::Sealed { partition, ballot, ends } => self.on_sealed(now, partition, ballot, ends),
             Duty::Outbid { shard, by } => self.on_outbid(now, shard, by),

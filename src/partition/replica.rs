@@ -48,6 +48,8 @@ pub struct Replica<P> {
     pub has_run: bool,
     /// Whether it takes part yet.
     pub(super) entry: Entry,
+    /// What the chair was told last: it takes every replica for fit.
+    pub(super) told_fit: bool,
     /// Holds the facts of its shard.
     is_first: bool,
     pub runs: Runs,
@@ -144,6 +146,7 @@ impl<P: Procedure> Replica<P> {
             open: false,
             has_run,
             entry,
+            told_fit: true,
             is_first: config.partitions_of(shard).next() == Some(id),
             runs: Runs::default(),
             archive: Archive::new(checkpoint.as_ref().map(|loaded| loaded.header.slot), logged),
