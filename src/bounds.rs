@@ -305,7 +305,18 @@ pub const CLOCK_DRIFT_PART: u64 = 64;
 pub const ELECTION_HEARTBEATS: u64 = 4;
 /// A follower waits up to this part of its timeout longer than it must, so that two seldom wake at once.
 pub const ELECTION_JITTER_PART: u64 = 8;
+/// A hand-over stops new transactions once its target lacks no more slots of any stream than this: what a
+/// pipeline holds, a few round trips.
+pub const HAND_OVER_NEAR_SLOTS: u64 = 64;
+/// They stop for at most this part of the election timeout; half of that is left to what others have prepared.
+pub const HAND_OVER_PAUSE_PART: u64 = 4;
+pub const HAND_OVER_PREPARED_PART: u64 = 8;
+/// How often the target is told to campaign in one timeout.
+pub const HAND_OVER_REMINDERS: u64 = 8;
+/// Orders of hand-overs that a core has not taken yet.
+pub const HAND_OVER_ORDERS: usize = 8;
 
+const _: () = assert!(HAND_OVER_PREPARED_PART > HAND_OVER_PAUSE_PART);
 const _: () = assert!(CLOCK_DRIFT_PART < ELECTION_TIMEOUT_NS_MIN);
 // ---- Checkpoints and votes on disk ----------------------------------------------------------
 /// A chunk of a checkpoint is closed when it holds this much: about a thousand rows, or one.

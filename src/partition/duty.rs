@@ -5,7 +5,7 @@
 //! others report, and tells them what was decided.
 #![forbid(unsafe_code)]
 
-use crate::types::{Ballot, Epoch, PartitionId, ShardId, Timestamp};
+use crate::types::{Ballot, Epoch, NodeId, PartitionId, ShardId, Timestamp};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Duty {
@@ -18,10 +18,17 @@ pub enum Duty {
     Open { shard: ShardId, ballot: Ballot },
     /// The shard was lost on one of its streams, or we may have lost it and not know.
     StandDown { shard: ShardId, by: Ballot },
+    /// This reign is to be handed over: say when the target is near; with `pause`, take no new transactions,
+    /// and say when it has all there is.
+    Yield { shard: ShardId, ballot: Ballot, to: NodeId, pause: bool },
+    /// The hand-over has ended: who leads still, leads on.
+    GoOn { shard: ShardId },
 
     // From whoever it happened to, to the chair.
     /// The seal under this ballot is chosen; so far did the epochs before it get.
     Sealed { partition: PartitionId, ballot: Ballot, ends: Vec<(Epoch, Timestamp)> },
     /// A stream has promised, or was lost to, a higher ballot.
     Outbid { shard: ShardId, by: Ballot },
+    /// The stream has done its part of a step of the hand-over.
+    Yielded { partition: PartitionId, ballot: Ballot, paused: bool },
 }

@@ -11,6 +11,7 @@
 
 use super::core::Core;
 use super::duty::Duty;
+use super::moving::Moving;
 use super::ports::Ports;
 use super::post::Outgoing;
 use super::replica::{News, epoch_of};
@@ -29,6 +30,7 @@ pub struct Chair {
     first: PartitionId,
     pub election: Election,
     tenure: Tenure,
+    pub(super) moving: Option<Moving>,
 }
 
 /// How far a candidacy of ours has come.
@@ -70,7 +72,18 @@ impl Chair {
             fresh,
         };
         let first = config.partitions_of(shard).next().expect("a shard has a partition");
-        Chair { shard, first, election: Election::new(elections, now, prng), tenure: Tenure::None }
+        let election = Election::new(elections, now, prng);
+        Chair { shard, first, election, tenure: Tenure::None, moving: None }
+    }
+
+    /// The reign of ours that is open.
+    pub(super) fn reigns(&self) -> Option<Ballot> {
+        if let Tenure::Open { ballot } = self.tenure { Some(ballot) } else { None }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        let moving = self.moving.as_ref().map(Moving::deadline);
+        self.election.deadline().into_iter().chain(moving).min()
     }
 
     fn tenure(&self) -> Option<Ballot> {
@@ -113,13 +126,13 @@ impl<P: Procedure> Core<P> {
         self.chairs.iter_mut().find(|chair| chair.shard == shard)
     }
 
-    fn tell_chair(&mut self, shard: ShardId, duty: Duty) {
+    pub(super) fn tell_chair(&mut self, shard: ShardId, duty: Duty) {
         if let Some(core) = self.chair_core(shard) {
             self.post.tell(core, duty);
         }
     }
 
-    fn tell_cores(&mut self, duty: &Duty) {
+    pub(super) fn tell_cores(&mut self, duty: &Duty) {
         for core in (0..self.config.cores(self.me.node) as u16).map(CoreId) {
             self.post.tell(core, duty.clone());
         }
@@ -167,7 +180,7 @@ impl<P: Procedure> Core<P> {
         self.carry_out_election(at, now);
     }
 
-    fn carry_out_election(&mut self, at: usize, now: Timestamp) {
+    pub(super) fn carry_out_election(&mut self, at: usize, now: Timestamp) {
         let mut effects = std::mem::take(&mut self.elected);
         let Chair { shard, first, .. } = self.chairs[at];
         for effect in effects.drain(..) {
@@ -335,6 +348,13 @@ impl<P: Procedure> Core<P> {
             }
             Duty::Sealed { partition, ballot, ends } => self.on_sealed(now, partition, ballot, ends),
             Duty::Outbid { shard, by } => self.on_outbid(now, shard, by),
+            Duty::Yield { shard, ballot, to, pause } => {
+                for at in self.replicas_of(shard) {
+                    self.replicas[at].begin_yield(now, ballot, to, pause);
+                }
+            }
+            Duty::GoOn { shard } => self.replicas_of(shard).for_each(|at| self.replicas[at].go_on()),
+            Duty::Yielded { partition, ballot, paused } => self.on_yielded(now, partition, ballot, paused),
         }
     }
 

@@ -10,11 +10,15 @@
 #![forbid(unsafe_code)]
 
 use super::checkpoint::{Archive, Loaded, Logged, Place};
+use super::moving::Yielding;
 use super::parked::Parked;
 use super::ports::Log;
 use super::post::{Asker, Outgoing, Post};
 use super::recovery::Revived;
-use crate::bounds::{BATCH_BYTES_MAX, CLOCK_LEAD_NS, HEARTBEAT_INTERVAL_NS, RESEND_INTERVAL_NS};
+use crate::bounds::{
+    BATCH_BYTES_MAX, CLOCK_LEAD_NS, HAND_OVER_NEAR_SLOTS, HAND_OVER_PREPARED_PART, HEARTBEAT_INTERVAL_NS,
+    RESEND_INTERVAL_NS,
+};
 use crate::config::{Config, Durability};
 use crate::paxos::{self, Persist, RestsOn, Role, Stream, StreamConfig};
 use crate::rules::{self, Rule};
@@ -43,6 +47,10 @@ pub struct Replica<P> {
     pub stream: Stream,
     /// We lead, and how the epochs before ours ended is chosen: transactions may be executed.
     pub open: bool,
+    /// Our reign is to be handed over.
+    yielding: Option<Yielding>,
+    /// Past the last batch of entries of this reign that was closed: the slot it has, or will have.
+    entries_end: Slot,
     /// It may have promised or accepted something before this start of the node.
     pub has_run: bool,
     /// Holds the facts of its shard.
@@ -138,6 +146,8 @@ impl<P: Procedure> Replica<P> {
             replay: Replay::default(),
             stream,
             open: false,
+            yielding: None,
+            entries_end: Slot(0),
             has_run,
             is_first: config.partitions_of(shard).next() == Some(id),
             runs: Runs::default(),
@@ -217,7 +227,8 @@ impl<P: Procedure> Replica<P> {
 
     /// Whether one more transaction may be executed here.
     pub fn has_room(&self, now: Timestamp) -> bool {
-        self.closed.len() < CLOSED_BATCHES_MAX && self.store.borrow().window.has_room(now, self.shard)
+        let pauses = self.yielding.is_some_and(|yielding| yielding.paused);
+        !pauses && self.closed.len() < CLOSED_BATCHES_MAX && self.store.borrow().window.has_room(now, self.shard)
     }
 
     /// Gives up leading or running for it, because another stream of the shard was lost.
@@ -255,9 +266,42 @@ impl<P: Procedure> Replica<P> {
     /// Does not lead any more. Returns whose locks are gone.
     pub fn demote(&mut self) -> Vec<TxnId> {
         self.open = false;
+        self.yielding = None;
         self.closed.clear();
         (self.proposed, self.awaited) = (Timestamp::default(), Timestamp::default());
         self.store.borrow_mut().demote()
+    }
+
+    /// Our reign under `ballot` is to be handed over: `take_yield` says when this replica has done its part.
+    pub(super) fn begin_yield(&mut self, now: Timestamp, ballot: Ballot, to: NodeId, paused: bool) {
+        if self.open && self.stream.leader() == ballot {
+            self.yielding = Some(Yielding { to, ballot, paused, told: false, since: now });
+        }
+    }
+
+    pub fn go_on(&mut self) {
+        self.yielding = None;
+    }
+
+    /// Once: the target is near; or, in a pause, it holds every entry and each is chosen. What is prepared for
+    /// others may hold a pause up for a part of it only: its coordinator may be gone.
+    pub(super) fn take_yield(&mut self, now: Timestamp) -> Option<Yielding> {
+        let yielding = self.yielding.filter(|yielding| !yielding.told)?;
+        let behind = self.stream.behind(yielding.to)?;
+        let ready = if yielding.paused {
+            let store = self.store.borrow();
+            let held = Slot(self.stream.next_slot().0.saturating_sub(behind)).min(self.stream.chosen_end());
+            let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
+            let patient = now.since(yielding.since) < patience_ns;
+            store.batch.is_empty()
+                && self.closed.is_empty()
+                && held >= self.entries_end
+                && !(patient && store.prepared().lowest_proposal().is_some())
+        } else {
+            behind <= HAND_OVER_NEAR_SLOTS
+        };
+        self.yielding = Some(Yielding { told: ready, ..yielding });
+        ready.then_some(yielding)
     }
 
     /// The lowest timestamp that anything here, executed or to be replayed, still waits for.
@@ -292,6 +336,9 @@ impl<P: Procedure> Replica<P> {
         assert!(batch.len() <= BATCH_BYTES_MAX, "a batch of {} bytes", batch.len());
         self.proposed = self.proposed.max(promise);
         self.closed.push_back(batch);
+        if kind == BatchKind::Entries {
+            self.entries_end = Slot(self.stream.next_slot().0 + self.closed.len() as u64);
+        }
     }
 
     /// Proposes what is due: full batches, the open one when nothing is in flight or it is old enough,

@@ -199,6 +199,8 @@ impl Marks for PaperBoard {
         self.leases.borrow_mut()[usize::from(shard.0)] = until;
     }
 
+    fn publish_leader(&self, _: ShardId, _: Option<Ballot>) {}
+
     fn lease(&self, shard: ShardId) -> Timestamp {
         self.leases.borrow()[usize::from(shard.0)]
     }

@@ -148,6 +148,14 @@ impl Election {
         Ok(())
     }
 
+    /// Asks `to` again to take over what was given up under `ballot`: the first word may be lost.
+    pub fn remind(&mut self, to: NodeId, ballot: Ballot, out: &mut Vec<ElectionEffect>) {
+        let follows = matches!(self.role, Role::Follower);
+        if follows && self.promised == ballot && self.released == ballot {
+            self.send(to, ElectionMessage::HandOver { ballot }, out);
+        }
+    }
+
     /// We campaign, and cannot win: `to`, which has promised us its vote, is ahead of us by more than it keeps.
     /// It need not wait for us to fail. Its promise means that it is bound to nobody but us, so that what
     /// this releases is our candidacy and no leader's lease.
@@ -284,6 +292,14 @@ impl Election {
         match &self.role {
             Role::Leader(reign) => reign.lease_until(&self.quorum, self.timeout_ns),
             _ => Timestamp::default(),
+        }
+    }
+
+    /// We lead, and `node` has lately acknowledged a heartbeat.
+    pub fn hears(&self, now: Timestamp, node: NodeId) -> bool {
+        match (&self.role, self.peer(node)) {
+            (Role::Leader(reign), Ok(index)) => now < reign.acked(index).plus_ns(self.timeout_ns),
+            _ => false,
         }
     }
 
