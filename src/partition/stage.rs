@@ -12,7 +12,7 @@ use crate::bounds::{CHECKPOINT_LOG_STEP_BYTES, CHECKPOINT_WRITE_BYTES_MAX};
 use crate::config::{Config, Durability, LocalCluster, Routing, Table};
 use crate::txn::{Abort, Procedure, Reply, Txn};
 use crate::types::{
-    CoreId, Endpoint, Lsn, NodeId, PartitionId, ShardId, Slot, TableId, Timestamp, Watermark,
+    Ballot, CoreId, Endpoint, Lsn, NodeId, PartitionId, ShardId, Slot, TableId, Timestamp, Watermark,
 };
 use crate::wal::checkpoint::CheckpointReader;
 use crate::wal::{OwnedRecord, Record, RecordKind, RecordView};
