@@ -15,7 +15,7 @@
 use super::core::Core;
 use super::duty::Duty;
 use crate::bounds::{HAND_OVER_PAUSE_PART, HAND_OVER_REMINDERS};
-use crate::txn::Procedure;
+use crate::txn::{Known, Procedure};
 use crate::types::{Ballot, Epoch, NodeId, PartitionId, ShardId, Timestamp};
 use std::collections::BTreeSet;
 use std::fmt;
