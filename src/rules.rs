@@ -79,10 +79,12 @@ pub enum Rule {
     WholeLog,
     /// Every start of a node has an incarnation of its own: what was meant for an earlier one is not heard.
     Fence,
+    /// Who hands a shard over gives up its lease before it says so.
+    GiveUpLease,
 }
 
 /// Every rule, with the name the mutation runner gives it.
-pub const RULES: [(Rule, &str); 35] = [
+pub const RULES: [(Rule, &str); 36] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -118,6 +120,7 @@ pub const RULES: [(Rule, &str); 35] = [
     (Rule::ServeInEpoch, "serve-in-epoch"),
     (Rule::WholeLog, "whole-log"),
     (Rule::Fence, "fence"),
+    (Rule::GiveUpLease, "give-up-lease"),
 ];
 
 /// Rules that matter only when replicas restart and leaders change. The schedules of `paxos` drop them as well.

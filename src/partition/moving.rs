@@ -40,7 +40,7 @@ pub enum Moved {
 /// Why the leader is who it was, or somebody else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoveRefusal {
-    /// This node does not lead the shard.
+    /// This node does not lead the shard, or holds no lease it could give up.
     NotLeading,
     /// The target holds no replica of it.
     NoReplica,
@@ -52,20 +52,20 @@ pub enum MoveRefusal {
     Behind,
     /// The target was asked and has not taken over in time; whoever leads next is elected.
     NotTaken,
-    /// Somebody else took over meanwhile.
+    /// The leader lost the shard before it could give it up, or somebody else took it.
     Overtaken,
 }
 
 impl fmt::Display for MoveRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            MoveRefusal::NotLeading => "this node does not lead the shard",
+            MoveRefusal::NotLeading => "this node does not lead the shard, or is not sure that it does",
             MoveRefusal::NoReplica => "the target holds no replica of the shard",
             MoveRefusal::UnderWay => "another hand-over of the shard is under way",
             MoveRefusal::Unreachable => "the target is not reachable from the leader",
             MoveRefusal::Behind => "the target lags and did not catch up in time",
             MoveRefusal::NotTaken => "the target was asked to lead and did not take over in time",
-            MoveRefusal::Overtaken => "another node took over meanwhile",
+            MoveRefusal::Overtaken => "the leader lost the shard meanwhile",
         })
     }
 }
@@ -104,6 +104,8 @@ pub(super) struct Yielding {
     pub to: NodeId,
     pub ballot: Ballot,
     pub paused: bool,
+    /// The last thing is said that is said before the end.
+    pub parted: bool,
     pub told: bool,
     pub since: Timestamp,
 }
@@ -136,7 +138,8 @@ impl<P: Procedure> Core<P> {
         if chair.moving.is_some() {
             return Err(MoveRefusal::UnderWay);
         }
-        let ballot = chair.reigns().ok_or(MoveRefusal::NotLeading)?;
+        let ballot = chair.reigns().filter(|_| chair.election.holds_lease(now));
+        let ballot = ballot.ok_or(MoveRefusal::NotLeading)?;
         if to == me {
             return Ok(Some(ballot.epoch()));
         }
@@ -157,9 +160,12 @@ impl<P: Procedure> Core<P> {
             let (shard, ballot, to) = (self.chairs[at].shard, moving.ballot, moving.to);
             let epoch = self.knowledge.epoch(shard);
             if epoch > ballot.epoch() {
-                let taken = Ballot::unpack(epoch.0).is_some_and(|by| by.node == to);
-                let refused = Moved::Refused(MoveRefusal::Overtaken);
-                self.end_move(at, if taken { Moved::Done { epoch } } else { refused });
+                let moved = match Ballot::unpack(epoch.0).map(|by| by.node) {
+                    Some(by) if by == to => Moved::Done { epoch },
+                    Some(by) if by == self.me.node => Moved::Refused(MoveRefusal::NotTaken),
+                    _ => Moved::Refused(MoveRefusal::Overtaken),
+                };
+                self.end_move(at, moved);
             } else if moving.step != Step::GivenUp && self.chairs[at].reigns() != Some(ballot) {
                 self.end_move(at, Moved::Refused(MoveRefusal::Overtaken));
             } else if now >= moving.due {
@@ -201,9 +207,12 @@ impl<P: Procedure> Core<P> {
         moving.due = now.plus_ns(timeout_ns);
         moving.remind_at = now.plus_ns(timeout_ns / HAND_OVER_REMINDERS);
         let mut out = std::mem::take(&mut self.elected);
-        // We have lost the lease in this very turn: then somebody else is elected, and `tend_moves` sees it.
-        let _ = self.chairs[at].election.hand_over(now, to, &mut out);
+        let given_up = self.chairs[at].election.hand_over(now, to, &mut out);
         self.elected = out;
+        // Lost in this very turn: our streams lead on until they hear of it.
+        if given_up.is_err() {
+            return self.end_move(at, Moved::Refused(MoveRefusal::Overtaken));
+        }
         self.carry_out_election(at, now);
     }
 
@@ -227,9 +236,9 @@ impl<P: Procedure> Core<P> {
     }
 
     /// Tells the chair of streams here that have done their part.
-    pub(super) fn report_yields(&mut self, now: Timestamp) {
+    pub(super) fn report_yields(&mut self) {
         for at in 0..self.replicas.len() {
-            let Some(Yielding { ballot, paused, .. }) = self.replicas[at].take_yield(now) else { continue };
+            let Some(Yielding { ballot, paused, .. }) = self.replicas[at].take_yield() else { continue };
             let (shard, partition) = (self.replicas[at].shard, self.replicas[at].id);
             self.tell_chair(shard, Duty::Yielded { partition, ballot, paused });
         }

@@ -49,8 +49,8 @@ pub struct Replica<P> {
     pub open: bool,
     /// Our reign is to be handed over.
     yielding: Option<Yielding>,
-    /// Past the last batch of entries of this reign that was closed: the slot it has, or will have.
-    entries_end: Slot,
+    /// Of our reign: past the last batch that whoever takes over should hold, in the slot it has or will have.
+    said_end: Slot,
     /// It may have promised or accepted something before this start of the node.
     pub has_run: bool,
     /// Holds the facts of its shard.
@@ -147,7 +147,7 @@ impl<P: Procedure> Replica<P> {
             stream,
             open: false,
             yielding: None,
-            entries_end: Slot(0),
+            said_end: Slot(0),
             has_run,
             is_first: config.partitions_of(shard).next() == Some(id),
             runs: Runs::default(),
@@ -221,14 +221,19 @@ impl<P: Procedure> Replica<P> {
         self.proposed
     }
 
+    pub fn is_first_of(&self, shard: ShardId) -> bool {
+        self.is_first && self.shard == shard
+    }
+
     pub fn leads(&self) -> bool {
         self.stream.role() == Role::Leader
     }
 
     /// Whether one more transaction may be executed here.
     pub fn has_room(&self, now: Timestamp) -> bool {
-        let pauses = self.yielding.is_some_and(|yielding| yielding.paused);
-        !pauses && self.closed.len() < CLOSED_BATCHES_MAX && self.store.borrow().window.has_room(now, self.shard)
+        !self.is_paused()
+            && self.closed.len() < CLOSED_BATCHES_MAX
+            && self.store.borrow().window.has_room(now, self.shard)
     }
 
     /// Gives up leading or running for it, because another stream of the shard was lost.
@@ -275,7 +280,7 @@ impl<P: Procedure> Replica<P> {
     /// Our reign under `ballot` is to be handed over: `take_yield` says when this replica has done its part.
     pub(super) fn begin_yield(&mut self, now: Timestamp, ballot: Ballot, to: NodeId, paused: bool) {
         if self.open && self.stream.leader() == ballot {
-            self.yielding = Some(Yielding { to, ballot, paused, told: false, since: now });
+            self.yielding = Some(Yielding { to, ballot, paused, parted: false, told: false, since: now });
         }
     }
 
@@ -283,25 +288,37 @@ impl<P: Procedure> Replica<P> {
         self.yielding = None;
     }
 
-    /// Once: the target is near; or, in a pause, it holds every entry and each is chosen. What is prepared for
-    /// others may hold a pause up for a part of it only: its coordinator may be gone.
-    pub(super) fn take_yield(&mut self, now: Timestamp) -> Option<Yielding> {
+    /// Once: the target is near; or, in a pause, it holds every entry and what was said last, and each is chosen.
+    pub(super) fn take_yield(&mut self) -> Option<Yielding> {
         let yielding = self.yielding.filter(|yielding| !yielding.told)?;
         let behind = self.stream.behind(yielding.to)?;
         let ready = if yielding.paused {
-            let store = self.store.borrow();
             let held = Slot(self.stream.next_slot().0.saturating_sub(behind)).min(self.stream.chosen_end());
-            let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
-            let patient = now.since(yielding.since) < patience_ns;
-            store.batch.is_empty()
-                && self.closed.is_empty()
-                && held >= self.entries_end
-                && !(patient && store.prepared().lowest_proposal().is_some())
+            let all_said = yielding.parted && self.closed.is_empty() && self.store.borrow().batch.is_empty();
+            all_said && held >= self.said_end
         } else {
             behind <= HAND_OVER_NEAR_SLOTS
         };
         self.yielding = Some(Yielding { told: ready, ..yielding });
         ready.then_some(yielding)
+    }
+
+    /// In a pause, once: the time has come for a last no-op, whose promise covers whatever happened here, so that
+    /// nothing that only read here is lost with the epoch. What is prepared for others may hold that up for a
+    /// part of the pause only: its coordinator may be gone.
+    fn parts(&mut self, now: Timestamp) -> bool {
+        let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
+        let Some(yielding) = &mut self.yielding else { return false };
+        let patient = now.since(yielding.since) < patience_ns;
+        let waits = patient && self.store.borrow().prepared().lowest_proposal().is_some();
+        let parts = yielding.paused && !yielding.parted && !waits;
+        yielding.parted |= parts;
+        parts
+    }
+
+    /// Takes no transactions: whoever is to lead next is to miss nothing.
+    pub fn is_paused(&self) -> bool {
+        self.yielding.is_some_and(|yielding| yielding.paused)
     }
 
     /// The lowest timestamp that anything here, executed or to be replayed, still waits for.
@@ -336,9 +353,15 @@ impl<P: Procedure> Replica<P> {
         assert!(batch.len() <= BATCH_BYTES_MAX, "a batch of {} bytes", batch.len());
         self.proposed = self.proposed.max(promise);
         self.closed.push_back(batch);
-        if kind == BatchKind::Entries {
-            self.entries_end = Slot(self.stream.next_slot().0 + self.closed.len() as u64);
+        // A mere no-op need not be known to whoever takes over from us.
+        if kind != BatchKind::Noop {
+            self.said_end = self.closed_end();
         }
+    }
+
+    /// Past the last batch that is closed, in the slot it has or will have.
+    fn closed_end(&self) -> Slot {
+        Slot(self.stream.next_slot().0 + self.closed.len() as u64)
     }
 
     /// Proposes what is due: full batches, the open one when nothing is in flight or it is old enough,
@@ -347,7 +370,7 @@ impl<P: Procedure> Replica<P> {
         if !self.leads() {
             return;
         }
-        let calm = self.stream.in_flight() == 0;
+        let calm = self.stream.in_flight() == 0 || self.is_paused();
         let (open, since) = {
             let store = self.store.borrow();
             (!store.batch.is_empty(), store.batch_since)
@@ -355,6 +378,9 @@ impl<P: Procedure> Replica<P> {
         if open && (calm || now.since(since) >= self.config.batch_delay_ns) && self.closed.is_empty() {
             self.store.borrow_mut().clock.observe(within_reach(now, wanted));
             self.close_batch(now, BatchKind::Entries);
+        } else if !open && self.closed.is_empty() && self.parts(now) {
+            self.close_batch(now, BatchKind::Noop);
+            self.said_end = self.closed_end();
         } else if !open && self.closed.is_empty() && self.noop_is_due(now, wanted, calm) {
             self.close_batch(now, BatchKind::Noop);
         }

@@ -139,8 +139,10 @@ impl Election {
         self.peer(to)?;
         let Role::Leader(reign) = &self.role else { return Err(Ignored::StaleReply) };
         let ballot = reign.ballot;
-        self.role = Role::Follower;
-        self.release(now, ballot);
+        if on(Rule::GiveUpLease) {
+            self.role = Role::Follower;
+            self.release(now, ballot);
+        }
         for (_, peer) in self.quorum.peers() {
             self.send(peer, ElectionMessage::Release { ballot }, out);
         }

@@ -31,6 +31,7 @@ pub mod disk;
 mod faults;
 mod ghost;
 mod graph;
+mod handing;
 pub mod history;
 mod mishaps;
 mod observed;
@@ -44,4 +45,5 @@ mod world;
 
 pub use deaths::{Deaths, MOMENTS, Moment};
 pub use faults::{FAULTS, Fault, Faults, Struck};
+pub use handing::Moves;
 pub use run::{Failure, Options, Passed, run_seed};

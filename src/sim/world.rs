@@ -17,6 +17,7 @@ use super::disk::{
 };
 use super::faults::{Fault, Profile, Struck, pick};
 use super::ghost::Ghosts;
+use super::handing::{Moves, Orders};
 use super::mishaps::Bout;
 use crate::bounds::{CHECKPOINT_READ_PAUSE_NS, KIB, MS, US};
 use crate::config::{Config, Durability};
@@ -42,6 +43,7 @@ pub struct World {
     pub ghosts: Ghosts,
     pub(super) attic: Attic,
     pub(super) bout: Bout,
+    pub(super) orders: Orders,
     /// Deaths that wait for their moment.
     pub(super) aims: Vec<Aim>,
     queue: BinaryHeap<Reverse<Event>>,
@@ -107,6 +109,7 @@ pub struct WorldStats {
     pub outlived: u64,
     pub struck: Struck,
     pub deaths: Deaths,
+    pub moves: Moves,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +139,7 @@ pub(super) enum What {
     Flap,
     Misdirect,
     Lose,
+    HandOver,
     Doom { node: NodeId },
 }
 
@@ -220,6 +224,7 @@ impl World {
             ghosts: Ghosts::new(config),
             attic: Attic::default(),
             bout: Bout::default(),
+            orders: Orders::default(),
             aims: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -270,6 +275,7 @@ impl World {
             What::Flap => self.flap(),
             What::Misdirect => self.tell_lie(Lie::Misdirected),
             What::Lose => self.tell_lie(Lie::Lost),
+            What::HandOver => self.order_move(),
             What::Doom { node } if !self.is_healed => self.doom(node),
             What::Doom { .. } => {}
         }
@@ -331,6 +337,7 @@ impl World {
         self.look_at(at)?;
         self.check_opening(at)?;
         self.deliver_replies(at, now)?;
+        self.take_moved(at)?;
         self.keep_answers(at);
         self.nodes[usize::from(me.node.0)].turns += 1;
         self.meet_aims(at);
@@ -565,6 +572,7 @@ impl World {
             (self.profile.flap_every_ns, What::Flap),
             (self.profile.misdirect_every_ns, What::Misdirect),
             (self.profile.lost_every_ns, What::Lose),
+            (self.profile.handover_every_ns, What::HandOver),
         ] {
             if every > 0 {
                 let at = self.now + self.prng.u64(every / 2..=every * 2);
@@ -686,8 +694,9 @@ impl World {
     /// The node is gone, and with it all that is not on its disk.
     pub(super) fn crash(&mut self, node: NodeId, crash: Crash) {
         self.stats.crashes += 1;
-        let World { cores, prng, now: at, .. } = self;
-        for core in cores.iter_mut().filter(|core| core.me.node == node) {
+        let World { cores, prng, orders, now: at, .. } = self;
+        for (place, core) in cores.iter_mut().enumerate().filter(|(_, core)| core.me.node == node) {
+            orders.forget(place);
             let Some(disk) = core.disk.take() else { continue };
             core.mends &= core.core.replicas().iter().any(|replica| replica.stream.is_forgetful());
             core.medium = Some(disk.crash(Timestamp(*at), prng, crash));
