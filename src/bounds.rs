@@ -309,8 +309,8 @@ pub const ELECTION_JITTER_PART: u64 = 8;
 /// pipeline holds, a few round trips.
 pub const HAND_OVER_NEAR_SLOTS: u64 = 64;
 /// They stop for at most this part of the election timeout; half of that is left to what others have prepared.
-pub const HAND_OVER_PAUSE_PART: u64 = 4;
-pub const HAND_OVER_PREPARED_PART: u64 = 8;
+pub const HAND_OVER_PAUSE_PART: u64 = 2;
+pub const HAND_OVER_PREPARED_PART: u64 = 4;
 /// How often the target is told to campaign in one timeout.
 pub const HAND_OVER_REMINDERS: u64 = 8;
 /// Orders of hand-overs that a core has not taken yet.

@@ -238,7 +238,7 @@ impl<P: Procedure> Core<P> {
             self.replicas[at].end_turn(now);
             self.run_stream(at, now, ports, &mut Asker::Nobody);
         }
-        self.report_yields();
+        self.report_yields(now);
         self.raise_own_shards(ports);
         self.settle(now);
         self.handle_pending(now, ports);

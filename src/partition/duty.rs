@@ -18,9 +18,8 @@ pub enum Duty {
     Open { shard: ShardId, ballot: Ballot },
     /// The shard was lost on one of its streams, or we may have lost it and not know.
     StandDown { shard: ShardId, by: Ballot },
-    /// This reign is to be handed over: say when the target is near; with `pause`, take no new transactions,
-    /// and say when it has all there is.
-    Yield { shard: ShardId, ballot: Ballot, to: NodeId, pause: bool },
+    /// This reign is to be handed over: take this step of it, and say when it is done.
+    Yield { shard: ShardId, ballot: Ballot, to: NodeId, step: YieldStep },
     /// The hand-over has ended: who leads still, leads on.
     GoOn { shard: ShardId },
 
@@ -29,6 +28,18 @@ pub enum Duty {
     Sealed { partition: PartitionId, ballot: Ballot, ends: Vec<(Epoch, Timestamp)> },
     /// A stream has promised, or was lost to, a higher ballot.
     Outbid { shard: ShardId, by: Ballot },
-    /// The stream has done its part of a step of the hand-over.
-    Yielded { partition: PartitionId, ballot: Ballot, paused: bool },
+    /// The stream has done its part of a step of the hand-over; no timestamp here is above `reached`.
+    Yielded { partition: PartitionId, ballot: Ballot, step: YieldStep, reached: Timestamp },
+}
+
+/// What a stream does of a hand-over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum YieldStep {
+    /// Waits until the target lacks few slots of it.
+    Near,
+    /// Takes no new transactions, and waits until none is prepared.
+    Pause,
+    /// Promises as far as any stream of the shard has got, and waits until the target holds that. What a shard's
+    /// epoch ends at is the least of these promises: all that any of its streams took part in is below.
+    Part { upto: Timestamp },
 }

@@ -1,9 +1,10 @@
 //! The planned hand-over of a shard's leadership (DESIGN §6): what its chair does for somebody who asked.
 //!
-//! Three steps, each with an end: the target comes **near** (it holds all but a few slots of every stream, and
-//! transactions go on); the streams **pause** (no new transaction; the target holds every entry, and each is
-//! chosen); the lease is **given up**, and the target told to campaign. So nothing that was executed is lost,
-//! and transactions stand still for no longer than the last slots and the campaign take.
+//! Steps, each with an end: the target comes **near** (it holds all but a few slots of every stream, and
+//! transactions go on); the streams **pause** (no new transaction; what is prepared is decided) and **part** (a
+//! last no-op that promises as far as any of them has got; the target holds it, and it is chosen); the lease is
+//! **given up**, and the target told to campaign. So nothing that was executed is lost, and transactions stand
+//! still for no longer than the last slots and the campaign take.
 //!
 //! Not here: the election itself (`paxos::Election`), and what a change of leader does (`reign`).
 //!
@@ -13,10 +14,11 @@
 #![forbid(unsafe_code)]
 
 use super::core::Core;
-use super::duty::Duty;
+use super::duty::{Duty, YieldStep};
+use super::reign::Chair;
 use crate::bounds::{HAND_OVER_PAUSE_PART, HAND_OVER_REMINDERS};
 use crate::txn::{Known, Procedure};
-use crate::types::{Ballot, Epoch, NodeId, PartitionId, ShardId, Timestamp};
+use crate::types::{Ballot, Epoch, NodeId, PartitionId, ShardId, Stamp, Timestamp};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -77,6 +79,8 @@ pub(super) struct Moving {
     /// The reign that is to end.
     ballot: Ballot,
     step: Step,
+    /// No timestamp of a stream that pauses is above it.
+    reached: Timestamp,
     /// Partitions whose stream has done its part of the step.
     done: BTreeSet<PartitionId>,
     /// It is given up then.
@@ -87,8 +91,7 @@ pub(super) struct Moving {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
-    Near,
-    Pause,
+    Yield(YieldStep),
     GivenUp,
 }
 
@@ -103,11 +106,12 @@ impl Moving {
 pub(super) struct Yielding {
     pub to: NodeId,
     pub ballot: Ballot,
-    pub paused: bool,
-    /// The last thing is said that is said before the end.
-    pub parted: bool,
-    pub told: bool,
+    pub step: YieldStep,
     pub since: Timestamp,
+    /// The last no-op is closed.
+    pub parted: bool,
+    /// The chair knows that the step is done.
+    pub told: bool,
 }
 
 impl<P: Procedure> Core<P> {
@@ -146,10 +150,10 @@ impl<P: Procedure> Core<P> {
         if !chair.election.hears(now, to) {
             return Err(MoveRefusal::Unreachable);
         }
-        let (due, done) = (now.plus_ns(timeout_ns), BTreeSet::new());
-        let step = Step::Near;
-        chair.moving = Some(Moving { to, token, ballot, step, done, due, remind_at: due });
-        self.tell_cores(&Duty::Yield { shard, ballot, to, pause: false });
+        let (due, done, reached) = (now.plus_ns(timeout_ns), BTreeSet::new(), Timestamp::default());
+        let step = Step::Yield(YieldStep::Near);
+        chair.moving = Some(Moving { to, token, ballot, step, reached, done, due, remind_at: due });
+        self.tell_cores(&Duty::Yield { shard, ballot, to, step: YieldStep::Near });
         Ok(None)
     }
 
@@ -157,12 +161,11 @@ impl<P: Procedure> Core<P> {
     pub(super) fn tend_moves(&mut self, now: Timestamp) {
         for at in 0..self.chairs.len() {
             let Some(moving) = &self.chairs[at].moving else { continue };
-            let (shard, ballot, to) = (self.chairs[at].shard, moving.ballot, moving.to);
-            let epoch = self.knowledge.epoch(shard);
-            if epoch > ballot.epoch() {
-                let moved = match Ballot::unpack(epoch.0).map(|by| by.node) {
-                    Some(by) if by == to => Moved::Done { epoch },
-                    Some(by) if by == self.me.node => Moved::Refused(MoveRefusal::NotTaken),
+            let (ballot, to) = (moving.ballot, moving.to);
+            if let Some(by) = self.successor(at, ballot) {
+                let moved = match by.node {
+                    node if node == to => Moved::Done { epoch: by.epoch() },
+                    node if node == self.me.node => Moved::Refused(MoveRefusal::NotTaken),
                     _ => Moved::Refused(MoveRefusal::Overtaken),
                 };
                 self.end_move(at, moved);
@@ -178,36 +181,62 @@ impl<P: Procedure> Core<P> {
         }
     }
 
+    /// Whoever has opened the shard after our reign: it is told by its watermark, or, sooner, by the fact that our epoch
+    /// is closed and by its own messages.
+    fn successor(&self, at: usize, ballot: Ballot) -> Option<Ballot> {
+        let Chair { shard, election, .. } = &self.chairs[at];
+        let told = Ballot::unpack(self.knowledge.epoch(*shard).0);
+        let closed = self.knowledge.is_closed(Stamp { shard: *shard, epoch: ballot.epoch() });
+        let heard = election.leader().filter(|_| closed);
+        told.into_iter().chain(heard).filter(|by| *by > ballot).max()
+    }
+
     /// A stream has done its part of a step; when all have, the next step begins.
-    pub(super) fn on_yielded(&mut self, now: Timestamp, partition: PartitionId, ballot: Ballot, paused: bool) {
+    pub(super) fn on_yielded(
+        &mut self,
+        now: Timestamp,
+        partition: PartitionId,
+        ballot: Ballot,
+        (step, reached): (YieldStep, Timestamp),
+    ) {
         let shard = self.config.shard_of(partition);
         let partitions = self.config.partitions_of(shard).count();
-        let timeout_ns = self.config.election_timeout_ns;
+        let pause_ns = self.config.election_timeout_ns / HAND_OVER_PAUSE_PART;
         let Some(at) = self.chairs.iter().position(|chair| chair.shard == shard) else { return };
         let reigns = self.chairs[at].reigns() == Some(ballot);
-        let Some(moving) = self.chairs[at].moving.as_mut().filter(|moving| moving.ballot == ballot) else {
-            return;
-        };
-        let step = if paused { Step::Pause } else { Step::Near };
-        if moving.step != step || !reigns {
+        let Some(moving) = self.chairs[at].moving.as_mut() else { return };
+        if moving.ballot != ballot || moving.step != Step::Yield(step) || !reigns {
             return;
         }
+        moving.reached = moving.reached.max(reached);
         moving.done.insert(partition);
         if moving.done.len() < partitions {
             return;
         }
         moving.done.clear();
+        let next = match step {
+            YieldStep::Near => {
+                moving.due = now.plus_ns(pause_ns);
+                YieldStep::Pause
+            }
+            YieldStep::Pause => YieldStep::Part { upto: moving.reached },
+            YieldStep::Part { .. } => return self.give_up(at, now),
+        };
+        moving.step = Step::Yield(next);
         let to = moving.to;
-        if step == Step::Near {
-            moving.step = Step::Pause;
-            moving.due = now.plus_ns(timeout_ns / HAND_OVER_PAUSE_PART);
-            return self.tell_cores(&Duty::Yield { shard, ballot, to, pause: true });
-        }
+        self.tell_cores(&Duty::Yield { shard, ballot, to, step: next });
+    }
+
+    /// The target holds all there is.
+    fn give_up(&mut self, at: usize, now: Timestamp) {
+        let timeout_ns = self.config.election_timeout_ns;
+        let chair = &mut self.chairs[at];
+        let Some(moving) = &mut chair.moving else { return };
         moving.step = Step::GivenUp;
         moving.due = now.plus_ns(timeout_ns);
         moving.remind_at = now.plus_ns(timeout_ns / HAND_OVER_REMINDERS);
         let mut out = std::mem::take(&mut self.elected);
-        let given_up = self.chairs[at].election.hand_over(now, to, &mut out);
+        let given_up = chair.election.hand_over(now, moving.to, &mut out);
         self.elected = out;
         // Lost in this very turn: our streams lead on until they hear of it.
         if given_up.is_err() {
@@ -236,11 +265,13 @@ impl<P: Procedure> Core<P> {
     }
 
     /// Tells the chair of streams here that have done their part.
-    pub(super) fn report_yields(&mut self) {
+    pub(super) fn report_yields(&mut self, now: Timestamp) {
         for at in 0..self.replicas.len() {
-            let Some(Yielding { ballot, paused, .. }) = self.replicas[at].take_yield() else { continue };
+            let Some((Yielding { ballot, step, .. }, reached)) = self.replicas[at].take_yield(now) else {
+                continue;
+            };
             let (shard, partition) = (self.replicas[at].shard, self.replicas[at].id);
-            self.tell_chair(shard, Duty::Yielded { partition, ballot, paused });
+            self.tell_chair(shard, Duty::Yielded { partition, ballot, step, reached });
         }
     }
 }

@@ -348,13 +348,15 @@ impl<P: Procedure> Core<P> {
             }
             Duty::Sealed { partition, ballot, ends } => self.on_sealed(now, partition, ballot, ends),
             Duty::Outbid { shard, by } => self.on_outbid(now, shard, by),
-            Duty::Yield { shard, ballot, to, pause } => {
+            Duty::Yield { shard, ballot, to, step } => {
                 for at in self.replicas_of(shard) {
-                    self.replicas[at].begin_yield(now, ballot, to, pause);
+                    self.replicas[at].begin_yield(now, ballot, to, step);
                 }
             }
             Duty::GoOn { shard } => self.replicas_of(shard).for_each(|at| self.replicas[at].go_on()),
-            Duty::Yielded { partition, ballot, paused } => self.on_yielded(now, partition, ballot, paused),
+            Duty::Yielded { partition, ballot, step, reached } => {
+                self.on_yielded(now, partition, ballot, (step, reached));
+            }
         }
     }
 

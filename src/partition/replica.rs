@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 use super::checkpoint::{Archive, Loaded, Logged, Place};
+use super::duty::YieldStep;
 use super::moving::Yielding;
 use super::parked::Parked;
 use super::ports::Log;
@@ -277,10 +278,10 @@ impl<P: Procedure> Replica<P> {
         self.store.borrow_mut().demote()
     }
 
-    /// Our reign under `ballot` is to be handed over: `take_yield` says when this replica has done its part.
-    pub(super) fn begin_yield(&mut self, now: Timestamp, ballot: Ballot, to: NodeId, paused: bool) {
+    /// Our reign under `ballot` is to be handed over: `take_yield` says when this replica has taken its step.
+    pub(super) fn begin_yield(&mut self, now: Timestamp, ballot: Ballot, to: NodeId, step: YieldStep) {
         if self.open && self.stream.leader() == ballot {
-            self.yielding = Some(Yielding { to, ballot, paused, parted: false, told: false, since: now });
+            self.yielding = Some(Yielding { to, ballot, step, since: now, parted: false, told: false });
         }
     }
 
@@ -288,37 +289,41 @@ impl<P: Procedure> Replica<P> {
         self.yielding = None;
     }
 
-    /// Once: the target is near; or, in a pause, it holds every entry and what was said last, and each is chosen.
-    pub(super) fn take_yield(&mut self) -> Option<Yielding> {
+    /// Once for each step, when it is taken; with what no timestamp here is above. What is prepared for others may
+    /// hold a pause up for a part of it only: its coordinator may be gone.
+    pub(super) fn take_yield(&mut self, now: Timestamp) -> Option<(Yielding, Timestamp)> {
         let yielding = self.yielding.filter(|yielding| !yielding.told)?;
         let behind = self.stream.behind(yielding.to)?;
-        let ready = if yielding.paused {
-            let held = Slot(self.stream.next_slot().0.saturating_sub(behind)).min(self.stream.chosen_end());
-            let all_said = yielding.parted && self.closed.is_empty() && self.store.borrow().batch.is_empty();
-            all_said && held >= self.said_end
-        } else {
-            behind <= HAND_OVER_NEAR_SLOTS
+        let store = &mut *self.store.borrow_mut();
+        let done = match yielding.step {
+            YieldStep::Near => behind <= HAND_OVER_NEAR_SLOTS,
+            YieldStep::Pause => {
+                let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
+                store.prepared().is_empty() || now.since(yielding.since) >= patience_ns
+            }
+            YieldStep::Part { .. } => {
+                let held = Slot(self.stream.next_slot().0 - behind).min(self.stream.chosen_end());
+                yielding.parted && self.closed.is_empty() && store.batch.is_empty() && held >= self.said_end
+            }
         };
-        self.yielding = Some(Yielding { told: ready, ..yielding });
-        ready.then_some(yielding)
+        self.yielding = Some(Yielding { told: done, ..yielding });
+        done.then(|| (yielding, store.reached(now)))
     }
 
-    /// In a pause, once: the time has come for a last no-op, whose promise covers whatever happened here, so that
-    /// nothing that only read here is lost with the epoch. What is prepared for others may hold that up for a
-    /// part of the pause only: its coordinator may be gone.
-    fn parts(&mut self, now: Timestamp) -> bool {
+    /// Once: how far the last no-op before our reign ends is to promise. What stands ahead of the clock by more than
+    /// that may be moved is waited for, as long as for what is prepared.
+    fn take_parting(&mut self, now: Timestamp) -> Option<Timestamp> {
         let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
-        let Some(yielding) = &mut self.yielding else { return false };
-        let patient = now.since(yielding.since) < patience_ns;
-        let waits = patient && self.store.borrow().prepared().lowest_proposal().is_some();
-        let parts = yielding.paused && !yielding.parted && !waits;
-        yielding.parted |= parts;
-        parts
+        let yielding = self.yielding.as_mut().filter(|yielding| !yielding.parted)?;
+        let YieldStep::Part { upto } = yielding.step else { return None };
+        let reach = within_reach(now, upto);
+        yielding.parted = reach == upto || now.since(yielding.since) >= patience_ns;
+        yielding.parted.then_some(reach)
     }
 
     /// Takes no transactions: whoever is to lead next is to miss nothing.
     pub fn is_paused(&self) -> bool {
-        self.yielding.is_some_and(|yielding| yielding.paused)
+        self.yielding.is_some_and(|yielding| yielding.step != YieldStep::Near)
     }
 
     /// The lowest timestamp that anything here, executed or to be replayed, still waits for.
@@ -378,7 +383,11 @@ impl<P: Procedure> Replica<P> {
         if open && (calm || now.since(since) >= self.config.batch_delay_ns) && self.closed.is_empty() {
             self.store.borrow_mut().clock.observe(within_reach(now, wanted));
             self.close_batch(now, BatchKind::Entries);
-        } else if !open && self.closed.is_empty() && self.parts(now) {
+        } else if !open
+            && self.closed.is_empty()
+            && let Some(upto) = self.take_parting(now)
+        {
+            self.store.borrow_mut().clock.observe(upto);
             self.close_batch(now, BatchKind::Noop);
             self.said_end = self.closed_end();
         } else if !open && self.closed.is_empty() && self.noop_is_due(now, wanted, calm) {
