@@ -23,7 +23,7 @@ use crate::bounds::{
 use crate::config::{Config, Durability};
 use crate::paxos::{self, Persist, RestsOn, Role, Stream, StreamConfig};
 use crate::rules::{self, Rule};
-use crate::txn::{Context, Coordinator, LocalRead, Procedure, Replay, Store, too_far_ahead};
+use crate::txn::{Context, Coordinator, Decides, LocalRead, Procedure, Replay, Store, too_far_ahead};
 use crate::types::{
     Ballot, Endpoint, Epoch, Lsn, NodeId, PartitionId, ShardId, Slot, Timestamp, TxnId, Watermark,
 };
@@ -272,7 +272,7 @@ impl<P: Procedure> Replica<P> {
     /// Does not lead any more. Returns whose locks are gone.
     pub fn demote(&mut self) -> Vec<TxnId> {
         self.open = false;
-        self.yielding = None;
+        self.go_on();
         self.closed.clear();
         (self.proposed, self.awaited) = (Timestamp::default(), Timestamp::default());
         self.store.borrow_mut().demote()
@@ -282,11 +282,17 @@ impl<P: Procedure> Replica<P> {
     pub(super) fn begin_yield(&mut self, now: Timestamp, ballot: Ballot, to: NodeId, step: YieldStep) {
         if self.open && self.stream.leader() == ballot {
             self.yielding = Some(Yielding { to, ballot, step, since: now, parted: false, told: false });
+            self.coordinator.set_decides(match step {
+                YieldStep::Near => Decides::All,
+                YieldStep::Pause => Decides::Begun,
+                YieldStep::Part { .. } => Decides::Nothing,
+            });
         }
     }
 
     pub fn go_on(&mut self) {
         self.yielding = None;
+        self.coordinator.set_decides(Decides::All);
     }
 
     /// Once for each step, when it is taken; with what no timestamp here is above. What is prepared for others may
@@ -299,7 +305,8 @@ impl<P: Procedure> Replica<P> {
             YieldStep::Near => behind <= HAND_OVER_NEAR_SLOTS,
             YieldStep::Pause => {
                 let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
-                store.prepared().is_empty() || now.since(yielding.since) >= patience_ns
+                let undecided = !store.prepared().is_empty() || self.coordinator.awaits_votes();
+                !undecided || now.since(yielding.since) >= patience_ns
             }
             YieldStep::Part { .. } => {
                 let held = Slot(self.stream.next_slot().0 - behind).min(self.stream.chosen_end());

@@ -73,10 +73,7 @@ impl World {
                     }
                     self.stats.moves.done += u64::from(to != me.node);
                 }
-                Moved::Refused(why) => {
-                    if std::env::var("DBG").is_ok() { println!("t={} {me:?} {shard:?} to {to:?}: {why:?}", self.now); }
-                    self.stats.moves.refused += 1
-                }
+                Moved::Refused(_) => self.stats.moves.refused += 1,
             }
         }
         Ok(())

@@ -74,7 +74,6 @@ pub fn run_seed(options: &Options, seed: u64) -> Result<Passed, Failure> {
         ..LocalCluster::default()
     };
     let described = format!("{profile:?}");
-    if std::env::var("DBG").is_ok() { println!("{described}"); }
     let failure = |at_ns, why| Failure { seed, at_ns, why, profile: described.clone() };
     let config = match Config::local(&cluster) {
         Ok(config) => Rc::new(config),
