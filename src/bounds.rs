@@ -318,6 +318,23 @@ pub const HAND_OVER_ORDERS: usize = 8;
 
 const _: () = assert!(HAND_OVER_PREPARED_PART > HAND_OVER_PAUSE_PART);
 const _: () = assert!(CLOCK_DRIFT_PART < ELECTION_TIMEOUT_NS_MIN);
+/// A hand-over is over in so many election timeouts: one until the target is near, half a one of pause, one until it has
+/// taken over, and something for turns that come late.
+pub const HAND_OVER_TIMEOUTS_MAX: u64 = 3;
+
+// ---- HTTP -----------------------------------------------------------------------------------
+/// Connections of the gateway of a process: probes, a scraper, some operators.
+pub const HTTP_CONNECTIONS_MAX: usize = 64;
+/// A request up to its body; twice the least that hyper allows.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
+pub const HTTP_HEADERS_MAX: usize = 64;
+pub const HTTP_BODY_BYTES_MAX: usize = 4 * KIB;
+/// A request must have come, and its answer gone, within this.
+pub const HTTP_IO_NS_MAX: u64 = 5 * SECOND;
+/// The client follows a request from node to node so many times, and reads so much of an answer.
+pub const HTTP_HOPS_MAX: usize = 4;
+pub const HTTP_ANSWER_BYTES_MAX: usize = MIB;
+
 // ---- Checkpoints and votes on disk ----------------------------------------------------------
 /// A chunk of a checkpoint is closed when it holds this much: about a thousand rows, or one.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 256 * KIB;

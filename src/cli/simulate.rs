@@ -57,7 +57,10 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
         tally.committed, tally.rolled_back, tally.snapshots, tally.reigns
     );
     if tally.moves_ordered > 0 {
-        println!("{} of {} hand-overs that leaders were asked for were done", tally.moves_done, tally.moves_ordered);
+        println!(
+            "{} of {} hand-overs that leaders were asked for were done",
+            tally.moves_done, tally.moves_ordered
+        );
     }
     println!("{} seeds, {} failed", tally.seeds, tally.failed.len());
     if let Some(file) = &args.json {

@@ -9,8 +9,8 @@
 
 use super::checkpoint::Checkpointer;
 use super::driver::{Mode, Submit};
-use super::parked::{Waiter, Waiting};
 use super::moving::Moved;
+use super::parked::{Waiter, Waiting};
 use super::ports::Ports;
 use super::post::{Asker, Cargo, Note, Outgoing, Parcel, Post};
 use super::recovery::Recovery;

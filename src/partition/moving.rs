@@ -35,7 +35,9 @@ pub struct MoveOrder {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Moved {
     /// The target leads, in this epoch.
-    Done { epoch: Epoch },
+    Done {
+        epoch: Epoch,
+    },
     Refused(MoveRefusal),
 }
 
