@@ -277,3 +277,6 @@ impl<P: Procedure> Core<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
