@@ -13,6 +13,8 @@
 mod answers;
 mod client;
 mod gateway;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Asked, CallError, post};
 pub use gateway::{Gateway, HttpError, Listeners};

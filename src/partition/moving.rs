@@ -110,6 +110,8 @@ pub(super) struct Yielding {
     pub ballot: Ballot,
     pub step: YieldStep,
     pub since: Timestamp,
+    /// Nobody has looked yet whether there is anything to wait for.
+    pub fresh: bool,
     /// The last no-op is closed.
     pub parted: bool,
     /// The chair knows that the step is done.

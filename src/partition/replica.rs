@@ -281,7 +281,8 @@ impl<P: Procedure> Replica<P> {
     /// Our reign under `ballot` is to be handed over: `take_yield` says when this replica has taken its step.
     pub(super) fn begin_yield(&mut self, now: Timestamp, ballot: Ballot, to: NodeId, step: YieldStep) {
         if self.open && self.stream.leader() == ballot {
-            self.yielding = Some(Yielding { to, ballot, step, since: now, parted: false, told: false });
+            let begun = Yielding { to, ballot, step, since: now, fresh: true, parted: false, told: false };
+            self.yielding = Some(begun);
             self.coordinator.set_decides(match step {
                 YieldStep::Near => Decides::All,
                 YieldStep::Pause => Decides::Begun,
@@ -313,8 +314,22 @@ impl<P: Procedure> Replica<P> {
                 yielding.parted && self.closed.is_empty() && store.batch.is_empty() && held >= self.said_end
             }
         };
-        self.yielding = Some(Yielding { told: done, ..yielding });
+        self.yielding = Some(Yielding { told: done, fresh: false, ..yielding });
         done.then(|| (yielding, store.reached(now)))
+    }
+
+    /// When a step may be done, or be waited for no longer, though nothing happens.
+    fn yield_deadline(&self) -> Option<Timestamp> {
+        let yielding = self.yielding.filter(|yielding| !yielding.told && !yielding.parted)?;
+        let patient_until = yielding.since.plus_ns(self.config.election_timeout_ns / HAND_OVER_PREPARED_PART);
+        match yielding.step {
+            _ if yielding.fresh => Some(Timestamp::default()),
+            YieldStep::Near => None,
+            // What is closed goes first, and whoever makes room for it wakes us.
+            YieldStep::Part { .. } if !self.closed.is_empty() => None,
+            YieldStep::Pause => Some(patient_until),
+            YieldStep::Part { upto } => Some(patient_until.min(upto)),
+        }
     }
 
     /// Once: how far the last no-op before our reign ends is to promise. What stands ahead of the clock by more than
@@ -436,6 +451,7 @@ impl<P: Procedure> Replica<P> {
             return Some(catch_up.map_or(self.resend_at, |at| at.min(self.resend_at)));
         }
         let heartbeat = self.proposed_at.plus_ns(HEARTBEAT_INTERVAL_NS).min(self.resend_at);
+        let heartbeat = self.yield_deadline().map_or(heartbeat, |at| at.min(heartbeat));
         let store = self.store.borrow();
         let delay_ns = self.config.batch_delay_ns;
         let batch = (!store.batch.is_empty()).then(|| store.batch_since.plus_ns(delay_ns));

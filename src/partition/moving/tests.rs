@@ -115,7 +115,7 @@ fn a_lease_that_was_lost_before_it_could_be_given_up_leaves_nothing_paused() {
     assert!(nodes[0].replica(0).is_paused());
     let (now, rival) = (nodes[0].now, Ballot { round: 9, node: NodeId(1) });
     nodes[0].core.chairs[0].election.on_deposed(now, rival);
-    converse_without(&mut nodes, None);
+    live_without(&mut nodes, None, 10 * MS, MS);
     assert_eq!(answers(&mut nodes[0]), refused(MoveRefusal::Overtaken));
     assert!(!nodes[0].replica(0).is_paused());
 }
