@@ -44,7 +44,7 @@ pub enum Moved {
 /// Why the leader is who it was, or somebody else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoveRefusal {
-    /// This node does not lead the shard, or holds no lease it could give up.
+    /// This node does not lead the shard, or has given its lease up already.
     NotLeading,
     /// The target holds no replica of it.
     NoReplica,
@@ -63,7 +63,7 @@ pub enum MoveRefusal {
 impl fmt::Display for MoveRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            MoveRefusal::NotLeading => "this node does not lead the shard, or is not sure that it does",
+            MoveRefusal::NotLeading => "this node does not lead the shard, or not for long any more",
             MoveRefusal::NoReplica => "the target holds no replica of the shard",
             MoveRefusal::UnderWay => "another hand-over of the shard is under way",
             MoveRefusal::Unreachable => "the target is not reachable from the leader",
@@ -146,12 +146,11 @@ impl<P: Procedure> Core<P> {
         if chair.moving.is_some() {
             return Err(MoveRefusal::UnderWay);
         }
-        let ballot = chair.reigns().filter(|_| chair.election.holds_lease(now));
-        let ballot = ballot.ok_or(MoveRefusal::NotLeading)?;
+        let ballot = chair.reigns().ok_or(MoveRefusal::NotLeading)?;
         if to == me {
             return Ok(Some(ballot.epoch()));
         }
-        if !chair.election.hears(now, to) {
+        if !chair.election.hears(now, to).ok_or(MoveRefusal::NotLeading)? {
             return Err(MoveRefusal::Unreachable);
         }
         let (due, done, reached) = (now.plus_ns(timeout_ns), BTreeSet::new(), Timestamp::default());

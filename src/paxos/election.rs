@@ -297,12 +297,10 @@ impl Election {
         }
     }
 
-    /// We lead, and `node` has lately acknowledged a heartbeat.
-    pub fn hears(&self, now: Timestamp, node: NodeId) -> bool {
-        match (&self.role, self.peer(node)) {
-            (Role::Leader(reign), Ok(index)) => now < reign.acked(index).plus_ns(self.timeout_ns),
-            _ => false,
-        }
+    /// While we lead: whether `node` has acknowledged a heartbeat within a timeout, or has had no time to yet.
+    pub fn hears(&self, now: Timestamp, node: NodeId) -> Option<bool> {
+        let (Role::Leader(reign), Ok(index)) = (&self.role, self.peer(node)) else { return None };
+        Some(now < reign.acked(index).max(reign.won_at).plus_ns(self.timeout_ns))
     }
 
     pub fn holds_lease(&self, now: Timestamp) -> bool {
