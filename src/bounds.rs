@@ -363,11 +363,11 @@ const _: () = assert!(24 * PARTITIONS_MAX + 64 <= VOTES_COPY_BYTES);
 // ---- Checkpoints of partitions --------------------------------------------------------------
 /// Rows visited in one step, and how far apart steps are: an eighth of a core, at about 0.2 µs a row.
 pub const CHECKPOINT_ROWS_PER_STEP: usize = 64;
-/// Steps at once while the log grows faster than the checkpoint that is to let it go: 0.2 ms or so, and as much less
+/// Steps at once while the log grows faster than the checkpoint that is to let it go: 0.8 ms or so, and as much less
 /// time for what makes it grow.
-pub const CHECKPOINT_HASTE: u64 = 16;
+pub const CHECKPOINT_HASTE: u64 = 64;
 /// All rows are visited when the log has grown by so many hundredths of what it may; then they are to be committed.
-pub const CHECKPOINT_DONE_PERCENT: u64 = 70;
+pub const CHECKPOINT_DONE_PERCENT: u64 = 50;
 pub const CHECKPOINT_STEP_NS: u64 = 100 * US;
 /// While there is no room, or a commit is under way, it is looked at this often.
 pub const CHECKPOINT_WAIT_NS: u64 = 10 * MS;

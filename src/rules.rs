@@ -63,6 +63,10 @@ pub enum Rule {
     StopAtDamage,
     /// The log is cut only below what a committed checkpoint replaces.
     CutBehindCheckpoint,
+    /// And it is cut there as soon as that is committed: no disk is large enough for all of it.
+    CutLog,
+    /// The newest checkpoint counts, not the one before.
+    CutToNewest,
     /// A checkpoint's stream is replayed from the first slot that held anything unsettled.
     ReplayUnsettled,
     /// Every two majorities share a replica.
@@ -84,7 +88,7 @@ pub enum Rule {
 }
 
 /// Every rule, with the name the mutation runner gives it.
-pub const RULES: [(Rule, &str); 36] = [
+pub const RULES: [(Rule, &str); 38] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -112,6 +116,8 @@ pub const RULES: [(Rule, &str); 36] = [
     (Rule::KeepChosen, "keep-chosen"),
     (Rule::StopAtDamage, "stop-at-damage"),
     (Rule::CutBehindCheckpoint, "cut-behind-checkpoint"),
+    (Rule::CutLog, "cut-log"),
+    (Rule::CutToNewest, "cut-to-newest"),
     (Rule::ReplayUnsettled, "replay-unsettled"),
     (Rule::Majority, "majority"),
     (Rule::HighestBallot, "highest-ballot"),

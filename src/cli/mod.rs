@@ -16,6 +16,7 @@ mod sim;
 mod simulate;
 
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -93,6 +94,11 @@ fn complain(error: &dyn Display, code: u8) -> ExitCode {
     let begun = text.starts_with("error: ");
     eprintln!("{}{text}", if begun { "" } else { "error: " });
     ExitCode::from(code)
+}
+
+/// A line on standard output. Whoever closed it does not want to read it: the exit code counts all the same.
+fn say(line: &dyn Display) {
+    drop(writeln!(io::stdout().lock(), "{line}"));
 }
 
 fn load(path: &Path) -> Result<Config, Mistakes> {

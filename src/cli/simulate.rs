@@ -11,7 +11,7 @@ use std::thread::available_parallelism;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::cli::{FAILED, MISUSED, SimArgs, complain};
+use crate::cli::{FAILED, MISUSED, SimArgs, complain, say};
 use crate::clock;
 use crate::config::{Config, LocalCluster};
 use crate::sim::{Failure, Options, Passed, run_seed};
@@ -52,17 +52,15 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
     let tally = simulate(args, &options, &seeds);
     let wall_ns = clock::now().since(started).max(1);
     let (virtual_s, wall_s) = (tally.virtual_ns as f64 / 1e9, wall_ns as f64 / 1e9);
-    println!(
+    say(&format_args!(
         "{} transactions ({} rolled back) and {} snapshots under {} reigns, over {virtual_s:.0} s of virtual time in {wall_s:.1} s",
         tally.committed, tally.rolled_back, tally.snapshots, tally.reigns
-    );
+    ));
     if tally.moves_ordered > 0 {
-        println!(
-            "{} of {} hand-overs that leaders were asked for were done",
-            tally.moves_done, tally.moves_ordered
-        );
+        let (done, ordered) = (tally.moves_done, tally.moves_ordered);
+        say(&format_args!("{done} of {ordered} hand-overs that leaders were asked for were done"));
     }
-    println!("{} seeds, {} failed", tally.seeds, tally.failed.len());
+    say(&format_args!("{} seeds, {} failed", tally.seeds, tally.failed.len()));
     if let Some(file) = &args.json {
         let failed: Vec<_> = tally.failed.iter().map(|f| json!({ "seed": f.seed, "why": f.why })).collect();
         let report = json!({
@@ -93,7 +91,8 @@ fn simulate(args: &SimArgs, options: &Options, seeds: &[u64]) -> Tally {
                     let result = run_seed(options, *seed);
                     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Err(failure) = &result {
-                        progress.suspend(|| println!("{failure}\n  replay: {}", replay(args, *seed)));
+                        let replay = replay(args, *seed);
+                        progress.suspend(|| say(&format_args!("{failure}\n  replay: {replay}")));
                     }
                     tally.add(result);
                     progress.inc(1);

@@ -163,10 +163,11 @@ fn one_connection_too_many_is_told_so_and_idle_ones_end() {
 #[test]
 fn an_address_that_is_taken_is_named() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let http = Some(taken.local_addr().unwrap());
-    let config = Config::local(&LocalCluster { replicas: 1, http, ..LocalCluster::default() }).unwrap();
+    let http = taken.local_addr().unwrap();
+    let flags = LocalCluster { replicas: 1, http: Some(http), ..LocalCluster::default() };
+    let config = Config::local(&flags).unwrap();
     let error = Listeners::bind(&config, &[NodeId(0)]).err().unwrap().to_string();
-    let place = format!("node n0 cannot serve HTTP ({}): ", http.unwrap());
+    let place = format!("node n0 cannot serve HTTP ({http}): ");
     assert!(error.starts_with(&place) && error.contains("; "), "{error}");
 }
 

@@ -97,7 +97,7 @@ pub fn is_calm<P: Procedure>(now: Timestamp, core: &Core<P>, log: &SimDisk, is_r
         let leads_or_follows = recent(replica.applied().timestamp) && !replica.stream.is_forgetful();
         unsettled.is_none_or(recent) && leads_or_follows && ahead <= AHEAD_SLOTS_MAX
     };
-    !log.is_full() && !is_read && core.replicas().iter().all(settles)
+    !log.is_full() && !log.is_stuck() && !is_read && core.replicas().iter().all(settles)
 }
 
 /// What a core at rest still holds too much of, if anything.

@@ -91,8 +91,8 @@ impl Archive {
 
     pub(super) fn on_committed(&mut self, slot: Slot) {
         assert!(self.newest.is_none_or(|newest| newest <= slot), "{slot:?} after {:?}", self.newest);
-        self.newest = Some(slot);
-        self.logged.on_checkpoint(slot);
+        let before = self.newest.replace(slot).unwrap_or_default();
+        self.logged.on_checkpoint(if rules::on(Rule::CutToNewest) { slot } else { before });
         self.read_by_peer = None;
     }
 
@@ -247,7 +247,7 @@ impl<P: Procedure> Core<P> {
             // A core that is never asked to vote appends nothing: what earlier lives left goes all the same.
             None => logs().map(Logged::last).fold(self.checkpoints.recovered, Lsn::max),
         };
-        if below > self.checkpoints.truncated {
+        if below > self.checkpoints.truncated && rules::on(Rule::CutLog) {
             self.checkpoints.truncated = below;
             ports.log.truncate(below);
         }

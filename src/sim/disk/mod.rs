@@ -302,6 +302,13 @@ impl SimDisk {
         self.full_until.is_some()
     }
 
+    /// A write does not come back: nothing behind it is durable, and no votes leave the log, until the core gives the
+    /// drive up.
+    pub fn is_stuck(&self) -> bool {
+        let under_way = self.flights.iter().map(|flight| flight.fate);
+        under_way.chain(self.votes.fate()).any(|fate| fate == Fate::Stuck)
+    }
+
     /// With this much a checkpoint is due.
     pub fn log_bytes_due(&self) -> u64 {
         SEGMENTS_BEFORE_CHECKPOINT * self.medium.segment_bytes() as u64

@@ -141,6 +141,11 @@ impl VoteKeeper {
         self.flight.as_ref().map(|flight| flight.due)
     }
 
+    /// Of the write under way.
+    pub(super) fn fate(&self) -> Option<Fate> {
+        self.flight.as_ref().map(|flight| flight.fate)
+    }
+
     pub(super) fn take_flight(&mut self) -> Option<SlotFlight> {
         self.flight.take()
     }
