@@ -3,7 +3,7 @@
 //! | status | means |
 //! |---|---|
 //! | 307 | another node leads the shard: ask there |
-//! | 400, 404, 405, 413 | the request cannot be meant so |
+//! | 400, 403, 404, 405, 413 | the request cannot be meant so |
 //! | 409 | it is understood, and the cluster is not so that it could be done; nothing has changed |
 //! | 503 | who leads is not sure just now: ask again |
 #![forbid(unsafe_code)]
@@ -17,7 +17,7 @@ use crate::server::Control;
 use crate::types::{Ballot, NodeId, ShardId};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -68,6 +68,11 @@ pub(super) async fn answer(desk: &Desk, request: Request<Incoming>) -> Answer {
         let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, &what, "this node", &why);
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed(method)));
         return answer;
+    }
+    // Browsers say so when some page has them ask; no other client does.
+    if *method == Method::POST && head.headers.contains_key(ORIGIN) {
+        let why = "a page in a browser may not order anything; use the mako command, or curl";
+        return refuse(StatusCode::FORBIDDEN, path, "this node", why);
     }
     // Nothing here needs a body; one that is short does no harm.
     if Limited::new(body, HTTP_BODY_BYTES_MAX).collect().await.is_err() {

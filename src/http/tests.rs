@@ -100,8 +100,11 @@ fn what_cannot_be_meant_is_refused_with_its_status_and_a_sentence() {
         );
         assert!(body.contains("): ") && body.contains("; "), "{body}");
     }
-    let (status, _) = place.ask(0, "GET /healthz", "");
-    assert_eq!(status, 200, "and nothing has happened");
+    let (status, answer) =
+        place.ask(0, "POST /move-leader?shard=0&to=n1", "origin: http://elsewhere.example\r\n");
+    assert!(status == 403 && answer.contains("a page in a browser may not"), "{answer}");
+    let (status, answer) = place.ask(0, "GET /status", "");
+    assert!(status == 200 && answer.contains("\"leader\": \"n0\""), "nothing has happened: {answer}");
 }
 
 /// The gateway reads what strangers send.
