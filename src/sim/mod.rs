@@ -6,6 +6,7 @@
 //! | `world` | cores, network, logs and clocks under one queue of events |
 //! | `faults` | what goes wrong, and how much of it in one seed |
 //! | `mishaps` | the doing of those that are neither a cut link nor a crash |
+//! | `handing` | orders of hand-overs, and what becomes of them |
 //! | `deaths` | crashes that wait for a bad moment |
 //! | `clocks` | walls that are set, and processes that count |
 //! | `attic` | frames of long ago |
