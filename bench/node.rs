@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use mako::bounds::MS;
 use mako::clock;
 use mako::config::Config;
+use mako::http::Listeners;
 use mako::partition::{Driver, Mode, Submit};
 use mako::server::{Cluster, News, Watch};
 use mako::txn::{Abort, Procedure, Reply, Txn};
@@ -45,8 +46,11 @@ pub fn run(options: &NodeOptions) -> anyhow::Result<()> {
         let files = (acks.clone(), history.clone());
         Teller::new(layout.clone(), files, audit, pace, node, core)
     };
+    // Before anything starts, as a real node does.
+    let (listeners, described) = (Listeners::bind(&config, &[id])?, config.clone());
     let start = if options.rebuild { Cluster::rebuild_nodes } else { Cluster::start_nodes };
     let mut cluster = start(config, &[id], Watch::default(), make)?;
+    let gateway = listeners.serve(&described, cluster.controls())?;
     for notice in cluster.notices() {
         eprintln!("note: {notice}");
     }
@@ -54,6 +58,7 @@ pub fn run(options: &NodeOptions) -> anyhow::Result<()> {
         println!("ready");
         while cluster.wait() == News::Running {}
     }
+    drop(gateway);
     cluster.stop()?;
     Ok(())
 }

@@ -307,8 +307,36 @@ pub const CLOCK_DRIFT_PART: u64 = 64;
 pub const ELECTION_HEARTBEATS: u64 = 4;
 /// A follower waits up to this part of its timeout longer than it must, so that two seldom wake at once.
 pub const ELECTION_JITTER_PART: u64 = 8;
+/// A hand-over stops new transactions once its target lacks no more slots of any stream than this: what a
+/// pipeline holds, a few round trips.
+pub const HAND_OVER_NEAR_SLOTS: u64 = 64;
+/// They stop for at most this part of the election timeout; half of that is left to what others have prepared.
+pub const HAND_OVER_PAUSE_PART: u64 = 2;
+pub const HAND_OVER_PREPARED_PART: u64 = 4;
+/// How often the target is told to campaign in one timeout.
+pub const HAND_OVER_REMINDERS: u64 = 8;
+/// Orders of hand-overs that a core has not taken yet.
+pub const HAND_OVER_ORDERS: usize = 8;
 
+const _: () = assert!(HAND_OVER_PREPARED_PART > HAND_OVER_PAUSE_PART);
 const _: () = assert!(CLOCK_DRIFT_PART < ELECTION_TIMEOUT_NS_MIN);
+/// A hand-over is over in so many election timeouts: one until the target is near, half a one of pause, one until it has
+/// taken over, and something for turns that come late.
+pub const HAND_OVER_TIMEOUTS_MAX: u64 = 3;
+
+// ---- HTTP -----------------------------------------------------------------------------------
+/// Connections of the gateway of a process: probes, a scraper, some operators.
+pub const HTTP_CONNECTIONS_MAX: usize = 64;
+/// A request up to its body; twice the least that hyper allows.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
+pub const HTTP_HEADERS_MAX: usize = 64;
+pub const HTTP_BODY_BYTES_MAX: usize = 4 * KIB;
+/// A request must have come, and its answer gone, within this.
+pub const HTTP_IO_NS_MAX: u64 = 5 * SECOND;
+/// The client follows a request from node to node so many times, and reads so much of an answer.
+pub const HTTP_HOPS_MAX: usize = 4;
+pub const HTTP_ANSWER_BYTES_MAX: usize = MIB;
+
 // ---- Checkpoints and votes on disk ----------------------------------------------------------
 /// A chunk of a checkpoint is closed when it holds this much: about a thousand rows, or one.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 256 * KIB;

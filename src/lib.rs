@@ -27,4 +27,5 @@ pub mod reactor;
 pub mod sim;
 
 pub mod cli;
+pub mod http;
 pub mod server;

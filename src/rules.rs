@@ -85,10 +85,12 @@ pub enum Rule {
     DiskIdentity,
     /// Every start of a node has an incarnation of its own: what was meant for an earlier one is not heard.
     Fence,
+    /// Who hands a shard over gives up its lease before it says so.
+    GiveUpLease,
 }
 
 /// Every rule, with the name the mutation runner gives it.
-pub const RULES: [(Rule, &str); 38] = [
+pub const RULES: [(Rule, &str); 39] = [
     (Rule::PendingBound, "pending-bound"),
     (Rule::AllParticipants, "all-participants"),
     (Rule::ReadDependencies, "read-dependencies"),
@@ -127,6 +129,7 @@ pub const RULES: [(Rule, &str); 38] = [
     (Rule::WholeLog, "whole-log"),
     (Rule::DiskIdentity, "disk-identity"),
     (Rule::Fence, "fence"),
+    (Rule::GiveUpLease, "give-up-lease"),
 ];
 
 /// Rules that matter only when replicas restart and leaders change. The schedules of `paxos` drop them as well.

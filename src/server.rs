@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod background;
+mod control;
 mod directory;
 mod error;
 mod nics;
@@ -19,6 +20,7 @@ mod node;
 #[cfg(test)]
 mod tests;
 
+pub use control::Control;
 pub use error::{StartError, StopError};
 
 use crate::bounds::MS;
@@ -292,6 +294,17 @@ impl<D> Cluster<D> {
     /// Waits for news.
     pub fn wait(&self) -> News {
         self.watch.news.recv().expect("we hold a sender ourselves")
+    }
+
+    /// Of every node that runs here now.
+    pub fn controls(&self) -> Vec<Control> {
+        let control = |node: &Node<D>| Control {
+            node: node.id,
+            config: Arc::clone(&self.config),
+            shared: Arc::clone(&node.shared),
+            orders: node.orders.clone(),
+        };
+        self.nodes.iter().map(control).collect()
     }
 
     /// For the operator, of the last start: what was recovered, and what works but slower than it could.

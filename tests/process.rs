@@ -31,7 +31,7 @@ fn dev(arguments: &[&str], temporary: &Path) -> (Process, String, String) {
         let port = socket.local_addr().unwrap().port();
         drop(socket);
         let listen = format!("127.0.0.1:{port}");
-        let common = ["dev", "--listen", &listen, "--durability", "memory"];
+        let common = ["dev", "--listen", &listen, "--http", "127.0.0.1:0", "--durability", "memory"];
         let mut command = mako(&[&common, arguments].concat());
         let mako = Process::start(command.env("TMPDIR", temporary), Stdio::null());
         // One of the ports above may be somebody else's: then on others.
@@ -50,7 +50,8 @@ fn dev_becomes_ready_and_exits_0_when_it_is_told_to_stop() {
         let directory = data.path().join("kept");
         let (mako, listen, line) =
             dev(&["--data", directory.to_str().unwrap(), "--shards", "1"], data.path());
-        assert!(line.starts_with(&format!("ready: n0 {listen}, n1 127.0.0.1:")), "{line}");
+        assert!(line.starts_with(&format!("ready: n0 {listen} http://127.0.0.1:")), "{line}");
+        assert!(line.contains(", n1 127.0.0.1:") && line.contains(", n2 127.0.0.1:"), "{line}");
         assert_eq!(mako.end(signal).code(), Some(0));
         assert!(directory.join("n2").join("core-0").is_dir(), "a directory that was named stays");
     }
@@ -82,11 +83,16 @@ fn inspect_prints_the_log_of_a_node_and_exits_1_when_it_is_damaged() {
 #[test]
 fn a_second_dev_at_the_same_addresses_exits_2_and_names_the_address() {
     let temporary = tempfile::tempdir().unwrap();
-    let (first, listen, _) = dev(&[], temporary.path());
-    let (code, complaint) = refusal(&["dev", "--listen", &listen]);
+    let (first, listen, line) = dev(&[], temporary.path());
+    let (code, complaint) = refusal(&["dev", "--listen", &listen, "--http", "127.0.0.1:0"]);
     let error = complaint.lines().find(|line| line.starts_with("error: ")).unwrap();
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains(&format!("({listen}): ")) && error.contains("; stop that one"), "{error}");
+    let http = line.split(' ').find_map(|word| word.strip_prefix("http://")).unwrap().trim_end_matches(',');
+    let (code, complaint) = refusal(&["dev", "--http", http]);
+    let error = complaint.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains(&format!("cannot serve HTTP ({http}): ")), "{error}");
     assert_eq!(first.end(libc::SIGTERM).code(), Some(0), "the first one does not mind");
 }
 
@@ -97,7 +103,10 @@ fn a_temporary_directory_is_removed_at_exit() {
     let count = || std::fs::read_dir(home.path()).unwrap().count();
     let (mako_dev, listen, _) = dev(&[], home.path());
     assert_eq!(count(), 1, "its data is in no other place");
-    let taken = mako(&["dev", "--listen", &listen]).env("TMPDIR", home.path()).output().unwrap();
+    let taken = mako(&["dev", "--listen", &listen, "--http", "127.0.0.1:0"])
+        .env("TMPDIR", home.path())
+        .output()
+        .unwrap();
     assert_eq!((taken.status.code(), count()), (Some(2), 1), "nor that of one that fails to start");
     assert_eq!(mako_dev.end(libc::SIGTERM).code(), Some(0));
     assert_eq!(count(), 0);
@@ -133,7 +142,7 @@ fn a_written_cluster_file_is_described_and_served() {
     assert!(described.status.success() && text.contains("n0") && text.contains(&listen), "{text}");
 
     let node = Process::start(&mut mako(&["serve", "--config", file, "--node", "n0"]), Stdio::null());
-    assert_eq!(node.line(), Some(format!("ready: n0 {listen}")));
+    assert!(node.line().unwrap().starts_with(&format!("ready: n0 {listen} http://127.0.0.1:")));
     assert_eq!(node.end(libc::SIGTERM).code(), Some(0));
 
     let (code, complaint) = refusal(&["serve", "--config", file, "--node", "n7"]);
@@ -148,7 +157,9 @@ fn alone(directory: &Path) -> (String, String) {
     let listen = socket.local_addr().unwrap().to_string();
     drop(socket);
     let data = directory.to_str().unwrap();
+    let gateways = ["--http", "127.0.0.1:0"];
     let flags = ["--replicas", "1", "--shards", "1", "--listen", &listen, "--data", data];
+    let flags = [&flags[..], &gateways].concat();
     let written = mako(&[&["dev", "--write-config", &file], &flags[..]].concat()).output().unwrap();
     assert!(written.status.success(), "{written:?}");
     (file, listen)
@@ -165,7 +176,7 @@ fn a_node_starts_again_from_its_log_and_refuses_a_damaged_one() {
     for start in 0..2 {
         let stderr = std::fs::File::create(&log).unwrap();
         let node = Process::start(&mut mako(&serve), stderr.into());
-        assert_eq!(node.line(), Some(format!("ready: n0 {listen}")));
+        assert!(node.line().unwrap().starts_with(&format!("ready: n0 {listen} http://127.0.0.1:")));
         assert_eq!(node.end(libc::SIGKILL).code(), None);
         let said = std::fs::read_to_string(&log).unwrap();
         assert_eq!(said.contains("note: node n0, core 0: recovered "), start > 0, "{said}");

@@ -89,6 +89,22 @@ fn every_fault_strikes_and_every_bad_moment_to_die_is_met() {
     assert!(refusals > 0 && refusals <= emptied, "{refusals} of {emptied} turned away");
 }
 
+/// The promise of a planned hand-over: it works, and nobody whose transaction was taken notices. What it cannot do is
+/// win within an election timeout that is hardly longer than the round trips a campaign takes.
+#[test]
+fn a_hand_over_in_a_calm_world_is_done_and_rolls_nothing_back() {
+    let (mut ordered, mut done, mut rolled_back) = (0, 0, 0);
+    for seed in 0..60 {
+        let options = options(Faults::NONE.with(Fault::HandOver));
+        let passed = run_seed(&options, seed).unwrap_or_else(|failure| panic!("{failure}"));
+        ordered += passed.world.moves.ordered;
+        done += passed.world.moves.done;
+        rolled_back += passed.rolled_back;
+    }
+    println!("{done} of {ordered} hand-overs were done, {rolled_back} transactions rolled back");
+    assert!(done > 100 && done * 10 > ordered * 8 && rolled_back == 0);
+}
+
 #[test]
 fn every_fault_alone_is_survived() {
     for (_, fault) in mako::sim::FAULTS {

@@ -54,8 +54,8 @@ pub struct DevArgs {
     /// Where node 0 will serve the Redis protocol; written to the cluster file, and not served yet.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6380", hide = true)]
     pub resp: SocketAddr,
-    /// Where node 0 will serve metrics and status; written to the cluster file, and not served yet.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180", hide = true)]
+    /// Where node 0 serves its status and takes orders over HTTP; node i on this port + i.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
     pub http: SocketAddr,
     /// Write the equivalent cluster file, and exit.
     #[arg(long, value_name = "FILE")]

@@ -9,6 +9,7 @@ mod check;
 mod cluster;
 mod dev;
 mod inspect;
+mod move_leader;
 mod running;
 mod serve;
 mod sim;
@@ -27,6 +28,7 @@ use crate::config::{Config, Mistakes};
 
 pub use cluster::{ClusterFlags, DevArgs};
 pub use inspect::{InspectArgs, Inspected};
+pub use move_leader::MoveLeaderArgs;
 pub use sim::{Seeds, SimArgs};
 
 /// A geo-replicated, sharded, serializable transactional key-value server.
@@ -43,6 +45,7 @@ pub enum Command {
     Serve(ServeArgs),
     Check(CheckArgs),
     Inspect(InspectArgs),
+    MoveLeader(MoveLeaderArgs),
     Sim(SimArgs),
 }
 
@@ -80,6 +83,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::MoveLeader(args) => move_leader::run(args),
         Command::Sim(args) => simulate::run(args),
     }
 }

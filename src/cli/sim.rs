@@ -39,8 +39,8 @@ pub struct SimArgs {
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     pub ops: usize,
     /// all, none, or a list such as loss,ghost; the names are loss, delay, duplicate, reorder, partition,
-    /// skew, disk, slow, isolate, stall, crash, power, eio, full, rot, ghost, misdirect, lost, jump, core, replay
-    /// flap and wipe.
+    /// skew, disk, slow, isolate, stall, crash, power, eio, full, rot, ghost, misdirect, lost, jump, core, replay,
+    /// flap, wipe and handover.
     #[arg(long, value_name = "LIST", default_value_t = Faults::ALL)]
     pub faults: Faults,
     /// Also write the result here.

@@ -28,6 +28,8 @@ struct Tally {
     frames_lost: u64,
     reigns: u64,
     rolled_back: u64,
+    moves_ordered: u64,
+    moves_done: u64,
     virtual_ns: u64,
 }
 
@@ -54,6 +56,10 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
         "{} transactions ({} rolled back) and {} snapshots under {} reigns, over {virtual_s:.0} s of virtual time in {wall_s:.1} s",
         tally.committed, tally.rolled_back, tally.snapshots, tally.reigns
     ));
+    if tally.moves_ordered > 0 {
+        let (done, ordered) = (tally.moves_done, tally.moves_ordered);
+        say(&format_args!("{done} of {ordered} hand-overs that leaders were asked for were done"));
+    }
     say(&format_args!("{} seeds, {} failed", tally.seeds, tally.failed.len()));
     if let Some(file) = &args.json {
         let failed: Vec<_> = tally.failed.iter().map(|f| json!({ "seed": f.seed, "why": f.why })).collect();
@@ -62,6 +68,7 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
             "virtual_seconds": virtual_s, "wall_seconds": wall_s, "committed": tally.committed,
             "snapshots": tally.snapshots, "slots": tally.slots, "frames": tally.frames,
             "frames_lost": tally.frames_lost, "reigns": tally.reigns, "rolled_back": tally.rolled_back,
+            "hand_overs_ordered": tally.moves_ordered, "hand_overs_done": tally.moves_done,
         });
         if let Err(error) = std::fs::write(file, format!("{report:#}\n")) {
             let what =
@@ -127,6 +134,8 @@ impl Tally {
                 self.frames_lost += passed.world.frames_lost;
                 self.reigns += passed.reigns;
                 self.rolled_back += passed.rolled_back;
+                self.moves_ordered += passed.world.moves.ordered;
+                self.moves_done += passed.world.moves.done;
                 self.virtual_ns += passed.virtual_ns;
             }
             Err(failure) => {

@@ -10,6 +10,7 @@
 use super::admission::Admission;
 use super::checkpoint::Checkpointer;
 use super::driver::{Mode, Submit};
+use super::moving::Moved;
 use super::parked::{Waiter, Waiting};
 use super::ports::Ports;
 use super::post::{Asker, Cargo, Note, Outgoing, Parcel, Post};
@@ -49,6 +50,8 @@ pub struct Core<P: Procedure> {
     /// Of the shards whose first partition is here.
     pub(super) chairs: Vec<Chair>,
     pub(super) elected: Vec<ElectionEffect>,
+    /// Answers to orders of a hand-over; as many as there are orders.
+    pub(super) moved: VecDeque<(u64, Moved)>,
     /// Facts that not every node may have heard yet.
     pub(super) fresh_facts: VecDeque<(Stamp, Timestamp)>,
     pub(super) fresh_told: usize,
@@ -145,6 +148,7 @@ impl<P: Procedure> Core<P> {
             facts_told: 0,
             chairs: Vec::new(),
             elected: Vec::new(),
+            moved: VecDeque::new(),
             fresh_facts: VecDeque::new(),
             fresh_told: 0,
             new_reigns: Vec::new(),
@@ -219,6 +223,7 @@ impl<P: Procedure> Core<P> {
         self.tend_admission(now);
         self.judge_fitness();
         self.hold_elections(now);
+        self.tend_moves(now);
         for at in 0..self.replicas.len() {
             self.coordinate(at, now, |coordinator, env| coordinator.on_tick(env));
         }
@@ -237,6 +242,7 @@ impl<P: Procedure> Core<P> {
             self.replicas[at].end_turn(now);
             self.run_stream(at, now, ports, &mut Asker::Nobody);
         }
+        self.report_yields(now);
         self.raise_own_shards(ports);
         self.settle(now);
         self.handle_pending(now, ports);
@@ -606,6 +612,7 @@ impl<P: Procedure> Core<P> {
     fn conclude_reads(&mut self, now: Timestamp, ports: &Ports<'_>) {
         for chair in &self.chairs {
             ports.board.publish_lease(chair.shard, chair.election.lease_until());
+            ports.board.publish_leader(chair.shard, chair.election.leader());
         }
         for replica in &mut self.replicas {
             if replica.reads.is_empty() {

@@ -5,7 +5,7 @@
 //! others report, and tells them what was decided.
 #![forbid(unsafe_code)]
 
-use crate::types::{Ballot, Epoch, PartitionId, ShardId, Timestamp};
+use crate::types::{Ballot, Epoch, NodeId, PartitionId, ShardId, Timestamp};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Duty {
@@ -18,6 +18,10 @@ pub enum Duty {
     Open { shard: ShardId, ballot: Ballot },
     /// The shard was lost on one of its streams, or we may have lost it and not know.
     StandDown { shard: ShardId, by: Ballot },
+    /// This reign is to be handed over: take this step of it, and say when it is done.
+    Yield { shard: ShardId, ballot: Ballot, to: NodeId, step: YieldStep },
+    /// The hand-over has ended: who leads still, leads on.
+    GoOn { shard: ShardId },
 
     // From whoever it happened to, to the chair.
     /// The seal under this ballot is chosen; so far did the epochs before it get.
@@ -28,4 +32,18 @@ pub enum Duty {
     Fitness { partition: PartitionId, fit: bool },
     /// A stream has promised, or was lost to, a higher ballot.
     Outbid { shard: ShardId, by: Ballot },
+    /// The stream has done its part of a step of the hand-over; no timestamp here is above `reached`.
+    Yielded { partition: PartitionId, ballot: Ballot, step: YieldStep, reached: Timestamp },
+}
+
+/// What a stream does of a hand-over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum YieldStep {
+    /// Waits until the target lacks few slots of it.
+    Near,
+    /// Takes no new transactions, and waits until none is prepared.
+    Pause,
+    /// Promises as far as any stream of the shard has got, and waits until the target holds that. What a shard's
+    /// epoch ends at is the least of these promises: all that any of its streams took part in is below.
+    Part { upto: Timestamp },
 }

@@ -9,6 +9,7 @@
 //! | `checkpoint` | checkpoints: taken, given, received; what of the log they let go |
 //! | `recovery` | what the disk gave back when the node started |
 //! | `reign` | how a shard changes its leader; the elections |
+//! | `moving` | the planned hand-over of a shard to another node |
 //! | `duty` | what the cores of a node tell each other about that |
 //! | `replica` | one partition: its state, its stream, its mark |
 //! | `post` | everything sent, held until what it rests on is durable |
@@ -27,6 +28,7 @@ mod driver;
 mod duty;
 mod exchange;
 mod known;
+mod moving;
 mod parked;
 mod ports;
 mod post;
@@ -43,6 +45,7 @@ pub use checkpoint::Archive;
 pub use core::{Core, CoreStats, Desk, cluster_hash};
 pub use driver::{Driver, Idle, Mode, NoProcedure, Submit};
 pub use duty::Duty;
+pub use moving::{MoveOrder, MoveRefusal, Moved};
 pub use ports::{CheckpointEvent, CheckpointPart, Checkpoints, Log, Marks, NoCheckpoints, Origin, Ports};
 pub use post::{Cargo, Parcel};
 pub use recovery::Recovery;

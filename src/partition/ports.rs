@@ -2,7 +2,7 @@
 //! reactor brings the real ones, the simulator its own.
 #![forbid(unsafe_code)]
 
-use crate::types::{Lsn, PartitionId, ShardId, Timestamp, Watermark};
+use crate::types::{Ballot, Lsn, PartitionId, ShardId, Timestamp, Watermark};
 use crate::wal::Record;
 
 pub trait Log {
@@ -126,6 +126,8 @@ pub trait Marks {
     /// Until when this node, which leads the shard, is sure that nobody else does; 0 when it is not.
     fn publish_lease(&self, shard: ShardId, until: Timestamp);
     fn lease(&self, shard: ShardId) -> Timestamp;
+    /// Whom this node's replica of the shard has lately heard to lead it. For onlookers: nothing rests on it.
+    fn publish_leader(&self, shard: ShardId, leader: Option<Ballot>);
 }
 
 /// All of them, for one turn.

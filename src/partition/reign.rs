@@ -11,6 +11,7 @@
 
 use super::core::Core;
 use super::duty::Duty;
+use super::moving::Moving;
 use super::ports::Ports;
 use super::post::Outgoing;
 use super::replica::{News, epoch_of};
@@ -33,6 +34,7 @@ pub struct Chair {
     absent: Vec<PartitionId>,
     /// Partitions of other cores that have forgotten what they accepted.
     unfit: Vec<PartitionId>,
+    pub(super) moving: Option<Moving>,
 }
 
 /// How far a candidacy of ours has come.
@@ -76,12 +78,19 @@ impl Chair {
         let first = config.partitions_of(shard).next().expect("a shard has a partition");
         let absent = config.partitions_of(shard).collect();
         let election = Election::new(elections, now, prng);
-        Chair { shard, first, election, tenure: Tenure::None, absent, unfit: Vec::new() }
+        Chair { shard, first, election, tenure: Tenure::None, absent, unfit: Vec::new(), moving: None }
+    }
+
+    /// The reign of ours that is open.
+    pub(super) fn reigns(&self) -> Option<Ballot> {
+        if let Tenure::Open { ballot } = self.tenure { Some(ballot) } else { None }
     }
 
     /// When the election has something to do though nothing happens.
-    pub fn deadline(&self) -> Option<Timestamp> {
-        self.election.deadline().filter(|_| self.absent.is_empty())
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        let moving = self.moving.as_ref().map(Moving::deadline);
+        let election = self.election.deadline().filter(|_| self.absent.is_empty());
+        election.into_iter().chain(moving).min()
     }
 
     fn tenure(&self) -> Option<Ballot> {
@@ -130,7 +139,7 @@ impl<P: Procedure> Core<P> {
         }
     }
 
-    fn tell_cores(&mut self, duty: &Duty) {
+    pub(super) fn tell_cores(&mut self, duty: &Duty) {
         for core in (0..self.config.cores(self.me.node) as u16).map(CoreId) {
             self.post.tell(core, duty.clone());
         }
@@ -222,7 +231,7 @@ impl<P: Procedure> Core<P> {
         self.carry_out_election(at, now);
     }
 
-    fn carry_out_election(&mut self, at: usize, now: Timestamp) {
+    pub(super) fn carry_out_election(&mut self, at: usize, now: Timestamp) {
         let mut effects = std::mem::take(&mut self.elected);
         let Chair { shard, first, .. } = self.chairs[at];
         for effect in effects.drain(..) {
@@ -392,6 +401,15 @@ impl<P: Procedure> Core<P> {
             Duty::Admitted { partition } => self.on_admitted(now, partition),
             Duty::Sealed { partition, ballot, ends } => self.on_sealed(now, partition, ballot, ends),
             Duty::Outbid { shard, by } => self.on_outbid(now, shard, by),
+            Duty::Yield { shard, ballot, to, step } => {
+                for at in self.replicas_of(shard) {
+                    self.replicas[at].begin_yield(now, ballot, to, step);
+                }
+            }
+            Duty::GoOn { shard } => self.replicas_of(shard).for_each(|at| self.replicas[at].go_on()),
+            Duty::Yielded { partition, ballot, step, reached } => {
+                self.on_yielded(now, partition, ballot, (step, reached));
+            }
         }
     }
 

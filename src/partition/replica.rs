@@ -11,15 +11,20 @@
 
 use super::admission::Entry;
 use super::checkpoint::{Archive, Loaded, Logged, Place};
+use super::duty::YieldStep;
+use super::moving::Yielding;
 use super::parked::Parked;
 use super::ports::Log;
 use super::post::{Asker, Outgoing, Post};
 use super::recovery::Revived;
-use crate::bounds::{BATCH_BYTES_MAX, CLOCK_LEAD_NS, HEARTBEAT_INTERVAL_NS, RESEND_INTERVAL_NS};
+use crate::bounds::{
+    BATCH_BYTES_MAX, CLOCK_LEAD_NS, HAND_OVER_NEAR_SLOTS, HAND_OVER_PREPARED_PART, HEARTBEAT_INTERVAL_NS,
+    RESEND_INTERVAL_NS,
+};
 use crate::config::{Config, Durability};
 use crate::paxos::{self, Persist, RestsOn, Role, Stream, StreamConfig};
 use crate::rules::{self, Rule};
-use crate::txn::{Context, Coordinator, LocalRead, Procedure, Replay, Store, too_far_ahead};
+use crate::txn::{Context, Coordinator, Decides, LocalRead, Procedure, Replay, Store, too_far_ahead};
 use crate::types::{
     Ballot, Endpoint, Epoch, Lsn, NodeId, PartitionId, ShardId, Slot, Timestamp, TxnId, Watermark,
 };
@@ -44,6 +49,10 @@ pub struct Replica<P> {
     pub stream: Stream,
     /// We lead, and how the epochs before ours ended is chosen: transactions may be executed.
     pub open: bool,
+    /// Our reign is to be handed over.
+    yielding: Option<Yielding>,
+    /// Of our reign: past the last batch that whoever takes over should hold, in the slot it has or will have.
+    said_end: Slot,
     /// It may have promised or accepted something before this start of the node.
     pub has_run: bool,
     /// Whether it takes part yet.
@@ -144,6 +153,8 @@ impl<P: Procedure> Replica<P> {
             replay: Replay::default(),
             stream,
             open: false,
+            yielding: None,
+            said_end: Slot(0),
             has_run,
             entry,
             told_fit: true,
@@ -224,6 +235,10 @@ impl<P: Procedure> Replica<P> {
         self.proposed
     }
 
+    pub fn is_first_of(&self, shard: ShardId) -> bool {
+        self.is_first && self.shard == shard
+    }
+
     pub fn leads(&self) -> bool {
         self.stream.role() == Role::Leader
     }
@@ -240,7 +255,9 @@ impl<P: Procedure> Replica<P> {
 
     /// Whether one more transaction may be executed here.
     pub fn has_room(&self, now: Timestamp) -> bool {
-        self.closed.len() < CLOSED_BATCHES_MAX && self.store.borrow().window.has_room(now, self.shard)
+        !self.is_paused()
+            && self.closed.len() < CLOSED_BATCHES_MAX
+            && self.store.borrow().window.has_room(now, self.shard)
     }
 
     /// Gives up leading or running for it, because another stream of the shard was lost.
@@ -278,9 +295,80 @@ impl<P: Procedure> Replica<P> {
     /// Does not lead any more. Returns whose locks are gone.
     pub fn demote(&mut self) -> Vec<TxnId> {
         self.open = false;
+        self.go_on();
         self.closed.clear();
         (self.proposed, self.awaited) = (Timestamp::default(), Timestamp::default());
         self.store.borrow_mut().demote()
+    }
+
+    /// Our reign under `ballot` is to be handed over: `take_yield` says when this replica has taken its step.
+    pub(super) fn begin_yield(&mut self, now: Timestamp, ballot: Ballot, to: NodeId, step: YieldStep) {
+        if self.open && self.stream.leader() == ballot {
+            let begun = Yielding { to, ballot, step, since: now, fresh: true, parted: false, told: false };
+            self.yielding = Some(begun);
+            self.coordinator.set_decides(match step {
+                YieldStep::Near => Decides::All,
+                YieldStep::Pause => Decides::Begun,
+                YieldStep::Part { .. } => Decides::Nothing,
+            });
+        }
+    }
+
+    pub fn go_on(&mut self) {
+        self.yielding = None;
+        self.coordinator.set_decides(Decides::All);
+    }
+
+    /// Once for each step, when it is taken; with what no timestamp here is above. What is prepared for others may
+    /// hold a pause up for a part of it only: its coordinator may be gone.
+    pub(super) fn take_yield(&mut self, now: Timestamp) -> Option<(Yielding, Timestamp)> {
+        let yielding = self.yielding.filter(|yielding| !yielding.told)?;
+        let behind = self.stream.behind(yielding.to)?;
+        let store = &mut *self.store.borrow_mut();
+        let done = match yielding.step {
+            YieldStep::Near => behind <= HAND_OVER_NEAR_SLOTS,
+            YieldStep::Pause => {
+                let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
+                let undecided = !store.prepared().is_empty() || self.coordinator.awaits_votes();
+                !undecided || now.since(yielding.since) >= patience_ns
+            }
+            YieldStep::Part { .. } => {
+                let held = Slot(self.stream.next_slot().0 - behind).min(self.stream.chosen_end());
+                yielding.parted && self.closed.is_empty() && store.batch.is_empty() && held >= self.said_end
+            }
+        };
+        self.yielding = Some(Yielding { told: done, fresh: false, ..yielding });
+        done.then(|| (yielding, store.reached(now)))
+    }
+
+    /// When a step may be done, or be waited for no longer, though nothing happens.
+    fn yield_deadline(&self) -> Option<Timestamp> {
+        let yielding = self.yielding.filter(|yielding| !yielding.told && !yielding.parted)?;
+        let patient_until = yielding.since.plus_ns(self.config.election_timeout_ns / HAND_OVER_PREPARED_PART);
+        match yielding.step {
+            _ if yielding.fresh => Some(Timestamp::default()),
+            YieldStep::Near => None,
+            // What is closed goes first, and whoever makes room for it wakes us.
+            YieldStep::Part { .. } if !self.closed.is_empty() => None,
+            YieldStep::Pause => Some(patient_until),
+            YieldStep::Part { upto } => Some(patient_until.min(upto)),
+        }
+    }
+
+    /// Once: how far the last no-op before our reign ends is to promise. What stands ahead of the clock by more than
+    /// that may be moved is waited for, as long as for what is prepared.
+    fn take_parting(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let patience_ns = self.config.election_timeout_ns / HAND_OVER_PREPARED_PART;
+        let yielding = self.yielding.as_mut().filter(|yielding| !yielding.parted)?;
+        let YieldStep::Part { upto } = yielding.step else { return None };
+        let reach = within_reach(now, upto);
+        yielding.parted = reach == upto || now.since(yielding.since) >= patience_ns;
+        yielding.parted.then_some(reach)
+    }
+
+    /// Takes no transactions: whoever is to lead next is to miss nothing.
+    pub fn is_paused(&self) -> bool {
+        self.yielding.is_some_and(|yielding| yielding.step != YieldStep::Near)
     }
 
     /// The lowest timestamp that anything here, executed or to be replayed, still waits for.
@@ -315,6 +403,15 @@ impl<P: Procedure> Replica<P> {
         assert!(batch.len() <= BATCH_BYTES_MAX, "a batch of {} bytes", batch.len());
         self.proposed = self.proposed.max(promise);
         self.closed.push_back(batch);
+        // A mere no-op need not be known to whoever takes over from us.
+        if kind != BatchKind::Noop {
+            self.said_end = self.closed_end();
+        }
+    }
+
+    /// Past the last batch that is closed, in the slot it has or will have.
+    fn closed_end(&self) -> Slot {
+        Slot(self.stream.next_slot().0 + self.closed.len() as u64)
     }
 
     /// Proposes what is due: full batches, the open one when nothing is in flight or it is old enough,
@@ -323,7 +420,7 @@ impl<P: Procedure> Replica<P> {
         if !self.leads() {
             return;
         }
-        let calm = self.stream.in_flight() == 0;
+        let calm = self.stream.in_flight() == 0 || self.is_paused();
         let (open, since) = {
             let store = self.store.borrow();
             (!store.batch.is_empty(), store.batch_since)
@@ -331,6 +428,13 @@ impl<P: Procedure> Replica<P> {
         if open && (calm || now.since(since) >= self.config.batch_delay_ns) && self.closed.is_empty() {
             self.store.borrow_mut().clock.observe(within_reach(now, wanted));
             self.close_batch(now, BatchKind::Entries);
+        } else if !open
+            && self.closed.is_empty()
+            && let Some(upto) = self.take_parting(now)
+        {
+            self.store.borrow_mut().clock.observe(upto);
+            self.close_batch(now, BatchKind::Noop);
+            self.said_end = self.closed_end();
         } else if !open && self.closed.is_empty() && self.noop_is_due(now, wanted, calm) {
             self.close_batch(now, BatchKind::Noop);
         }
@@ -370,6 +474,7 @@ impl<P: Procedure> Replica<P> {
             return Some(catch_up.map_or(self.resend_at, |at| at.min(self.resend_at)));
         }
         let heartbeat = self.proposed_at.plus_ns(HEARTBEAT_INTERVAL_NS).min(self.resend_at);
+        let heartbeat = self.yield_deadline().map_or(heartbeat, |at| at.min(heartbeat));
         let store = self.store.borrow();
         let delay_ns = self.config.batch_delay_ns;
         let batch = (!store.batch.is_empty()).then(|| store.batch_since.plus_ns(delay_ns));

@@ -12,7 +12,7 @@ use crate::bounds::{CHECKPOINT_LOG_STEP_BYTES, CHECKPOINT_WRITE_BYTES_MAX};
 use crate::config::{Config, Durability, LocalCluster, Routing, Table};
 use crate::txn::{Abort, Procedure, Reply, Txn};
 use crate::types::{
-    CoreId, DiskId, Endpoint, Lsn, NodeId, PartitionId, ShardId, Slot, TableId, Timestamp, Watermark,
+    Ballot, CoreId, DiskId, Endpoint, Lsn, NodeId, PartitionId, ShardId, Slot, TableId, Timestamp, Watermark,
 };
 use crate::wal::checkpoint::CheckpointReader;
 use crate::wal::{OwnedRecord, Record, RecordKind, RecordView};
@@ -198,6 +198,8 @@ impl Marks for PaperBoard {
     fn publish_lease(&self, shard: ShardId, until: Timestamp) {
         self.leases.borrow_mut()[usize::from(shard.0)] = until;
     }
+
+    fn publish_leader(&self, _: ShardId, _: Option<Ballot>) {}
 
     fn lease(&self, shard: ShardId) -> Timestamp {
         self.leases.borrow()[usize::from(shard.0)]

@@ -139,13 +139,23 @@ impl Election {
         self.peer(to)?;
         let Role::Leader(reign) = &self.role else { return Err(Ignored::StaleReply) };
         let ballot = reign.ballot;
-        self.role = Role::Follower;
-        self.release(now, ballot);
+        if on(Rule::GiveUpLease) {
+            self.role = Role::Follower;
+            self.release(now, ballot);
+        }
         for (_, peer) in self.quorum.peers() {
             self.send(peer, ElectionMessage::Release { ballot }, out);
         }
         self.send(to, ElectionMessage::HandOver { ballot }, out);
         Ok(())
+    }
+
+    /// Asks `to` again to take over what was given up under `ballot`: the first word may be lost.
+    pub fn remind(&mut self, to: NodeId, ballot: Ballot, out: &mut Vec<ElectionEffect>) {
+        let follows = matches!(self.role, Role::Follower);
+        if follows && self.promised == ballot && self.released == ballot {
+            self.send(to, ElectionMessage::HandOver { ballot }, out);
+        }
     }
 
     /// We campaign, and cannot win: `to`, which has promised us its vote, is ahead of us by more than it keeps.
@@ -285,6 +295,12 @@ impl Election {
             Role::Leader(reign) => reign.lease_until(&self.quorum, self.timeout_ns),
             _ => Timestamp::default(),
         }
+    }
+
+    /// While we lead: whether `node` has acknowledged a heartbeat within a timeout, or has had no time to yet.
+    pub fn hears(&self, now: Timestamp, node: NodeId) -> Option<bool> {
+        let (Role::Leader(reign), Ok(index)) = (&self.role, self.peer(node)) else { return None };
+        Some(now < reign.acked(index).max(reign.won_at).plus_ns(self.timeout_ns))
     }
 
     pub fn holds_lease(&self, now: Timestamp) -> bool {

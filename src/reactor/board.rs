@@ -16,7 +16,7 @@ use std::thread;
 
 use crossbeam_utils::CachePadded;
 
-use crate::types::{Epoch, PartitionId, ShardId, Timestamp, Watermark};
+use crate::types::{Ballot, Epoch, PartitionId, ShardId, Timestamp, Watermark};
 
 pub struct Board {
     partitions: Box<[CachePadded<Cell>]>,
@@ -91,6 +91,20 @@ impl Board {
         }
     }
 
+    /// By the shard's chair alone: whom it has heard to lead. For onlookers.
+    pub fn publish_leader(&self, id: ShardId, leader: Option<Ballot>) {
+        let (cell, bits) = (&self.shards[usize::from(id.0)].leader, leader.map_or(0, Ballot::pack));
+        if cell.load(Ordering::Relaxed) != bits {
+            cell.store(bits, Ordering::Release);
+        }
+    }
+
+    /// `None` where no replica is, or it has not heard of a leader lately.
+    pub fn leader(&self, id: ShardId) -> Option<Ballot> {
+        let bits = self.shards[usize::from(id.0)].leader.load(Ordering::Acquire);
+        Ballot::unpack(bits).filter(|ballot| ballot.round > 0)
+    }
+
     pub fn lease(&self, id: ShardId) -> Timestamp {
         Timestamp(self.shards[usize::from(id.0)].lease.load(Ordering::Acquire))
     }
@@ -103,6 +117,7 @@ struct Shard {
     merging: AtomicBool,
     wanted: AtomicU64,
     lease: AtomicU64,
+    leader: AtomicU64,
 }
 
 impl Shard {

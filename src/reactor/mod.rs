@@ -5,6 +5,7 @@
 //! | here | the turn, and what an idle core does |
 //! | `siblings` | the cores of one node: rings between them, and whether they are to stop |
 //! | `ring`, `board` | the two things cores share: one producer to one consumer, and atomics |
+//! | `orders` | what other threads may ask of a core |
 //! | `ports` | disk and board as the partition asks for them |
 //! | `affinity`, `wait` | what is asked of the kernel: a CPU, and sleep |
 //!
@@ -20,6 +21,7 @@
 
 pub mod affinity;
 pub mod board;
+mod orders;
 mod ports;
 pub mod ring;
 mod siblings;
@@ -27,6 +29,7 @@ mod siblings;
 mod tests;
 mod wait;
 
+pub use orders::{Answer, HandOver, NoOrder, OrderSender, Orders, orders};
 pub use siblings::{Shared, Siblings};
 
 use crate::bounds::{FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST, TX_BURST};
@@ -51,6 +54,7 @@ pub struct Reactor<D: Driver, N, K, C> {
     checkpoints: CoreCheckpoints,
     clock: C,
     siblings: Siblings,
+    orders: Orders,
     shared: Arc<Shared>,
     sleep_after_ns: Option<u64>,
     /// What was last reported to the core. Monotone.
@@ -68,6 +72,7 @@ pub struct Seat<N, K> {
     pub nic: N,
     pub disk: K,
     pub siblings: Siblings,
+    pub orders: Orders,
     /// How long a core that finds nothing to do goes on looking before it sleeps; `None`: for ever.
     pub sleep_after_ns: Option<u64>,
     /// Grows with every start of the node.
@@ -78,8 +83,8 @@ pub struct Seat<N, K> {
 impl<N> Seat<N, ()> {
     /// A disk is opened where it is used.
     pub fn with_disk<K>(self, disk: K) -> Seat<N, K> {
-        let Seat { me, nic, disk: (), siblings, sleep_after_ns, incarnation, seed } = self;
-        Seat { me, nic, disk, siblings, sleep_after_ns, incarnation, seed }
+        let Seat { me, nic, disk: (), siblings, orders, sleep_after_ns, incarnation, seed } = self;
+        Seat { me, nic, disk, siblings, orders, sleep_after_ns, incarnation, seed }
     }
 }
 
@@ -92,7 +97,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         clock: C,
         driver: D,
     ) -> Reactor<D, N, K, C> {
-        let Seat { me, nic, disk, siblings, sleep_after_ns, incarnation, seed } = seat;
+        let Seat { me, nic, disk, siblings, orders, sleep_after_ns, incarnation, seed } = seat;
         Reactor {
             core: Core::restored(config, me, incarnation, seed, recovery),
             driver,
@@ -103,6 +108,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
             clock,
             shared: Arc::clone(siblings.shared()),
             siblings,
+            orders,
             sleep_after_ns,
             durable: Lsn::default(),
             votes: false,
@@ -136,12 +142,13 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
     pub fn turn(&mut self) -> Result<bool, DiskError> {
         let now = self.clock.now();
         self.pace.begin_turn(now);
-        let Reactor { core, driver, outbox, log, checkpoints, siblings, durable, .. } = self;
+        let Reactor { core, driver, outbox, log, checkpoints, siblings, orders, durable, .. } = self;
 
         let mut work = outbox.nic.rx_burst(RX_BURST, &mut |frame| core.on_frame(now, frame));
         work += reap(now, log, durable, core)?;
         let mut ports = Ports { log, checkpoints, board: &self.shared.board };
         work += siblings.receive(|parcel| core.on_parcel(now, parcel, &mut ports));
+        work += orders.give(now, core);
         core.begin_turn(now, &mut ports);
         driver.turn(now, &mut core.desk(now, Log::room(ports.log)));
         // Read again: what was read in this turn is true only if the lease still holds at its end.
@@ -150,6 +157,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
             driver.on_reply(now, token, reply, procedure);
             work += 1;
         }
+        work += orders.answer(core);
         checkpoints.check()?;
         log.0.submit()?;
         // A disk that only remembers has finished already: what waited for it leaves in this burst.

@@ -4,7 +4,7 @@
 use super::board::Board;
 use crate::disk::{self, Disk, DiskError, FileCheckpoints};
 use crate::partition::{self, CheckpointEvent, Checkpoints, Log, Marks};
-use crate::types::{Lsn, PartitionId, ShardId, Timestamp, Watermark};
+use crate::types::{Ballot, Lsn, PartitionId, ShardId, Timestamp, Watermark};
 use crate::wal::Record;
 use std::os::fd::RawFd;
 
@@ -156,6 +156,10 @@ impl Marks for Board {
 
     fn publish_lease(&self, shard: ShardId, until: Timestamp) {
         Board::publish_lease(self, shard, until);
+    }
+
+    fn publish_leader(&self, shard: ShardId, leader: Option<Ballot>) {
+        Board::publish_leader(self, shard, leader);
     }
 
     fn lease(&self, shard: ShardId) -> Timestamp {

@@ -140,6 +140,7 @@ impl World {
             nic: hub.attach(Endpoint { node: NodeId(node as u16), core: CoreId(0) }),
             disk: disks[node].clone(),
             siblings: Siblings::of_node(&Arc::new(Shared::new(&config, 1).unwrap())).remove(0),
+            orders: orders().1,
             sleep_after_ns: Some(0),
             incarnation: 1,
             seed: node as u64,

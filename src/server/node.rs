@@ -11,7 +11,7 @@ use crate::disk::{CoreDirectory, DiskError, DiskOptions, FileCheckpoints, UringD
 use crate::nic::any::AnyNic;
 use crate::nic::wan::{Link, Wan};
 use crate::partition::{Driver, Recovery};
-use crate::reactor::{Reactor, Seat, Shared, Siblings, affinity};
+use crate::reactor::{OrderSender, Reactor, Seat, Shared, Siblings, affinity, orders};
 use crate::types::{CoreId, DiskId, Endpoint, Epoch, NodeId, Prng, ShardId};
 use crate::wal::LogIdentity;
 use crate::wal::checkpoint::Piece;
@@ -26,6 +26,8 @@ use std::thread::{self, JoinHandle};
 pub(super) struct Reserved {
     id: NodeId,
     shared: Arc<Shared>,
+    /// By core.
+    orders: Vec<OrderSender>,
     /// Without disks: a log is opened on the core's own thread.
     seats: Vec<Seat<Wan<AnyNic>, ()>>,
     directory: NodeDirectory,
@@ -35,7 +37,9 @@ pub(super) struct Reserved {
 pub(super) struct Node<D> {
     pub id: NodeId,
     directory: NodeDirectory,
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
+    /// By core.
+    pub orders: Vec<OrderSender>,
     shards: usize,
     threads: Vec<(String, JoinHandle<Option<CoreOutcome<D>>>)>,
 }
@@ -124,21 +128,24 @@ impl Reserved {
             })?;
         }
         let incarnation = directory.incarnation();
-        let mut seats = Vec::new();
+        let (mut seats, mut senders) = (Vec::new(), Vec::new());
         for ((me, nic), siblings) in cores_of(config, id).zip(nics).zip(Siblings::of_node(&shared)) {
             // Nothing else tells the cores of a node apart, and nobody is to guess their backoffs alike.
             let seed = incarnation.wrapping_add(u64::from(me.core.0));
+            let (sender, orders) = orders();
+            senders.push(sender);
             seats.push(Seat {
                 me,
                 nic: Wan::new(nic, links(config, id), Prng::with_seed(!seed)),
                 disk: (),
                 siblings,
+                orders,
                 sleep_after_ns: (node.poll == Poll::Adaptive).then_some(spin_ns),
                 incarnation,
                 seed,
             });
         }
-        Ok(Reserved { id, shared, seats, directory })
+        Ok(Reserved { id, shared, orders: senders, seats, directory })
     }
 
     /// Starts the threads: each opens its log, says so, and waits for the word to take its first turn.
@@ -147,7 +154,7 @@ impl Reserved {
         common: &Common<D>,
         opened: &Sender<Opened>,
     ) -> Result<Node<D>, StartError> {
-        let Reserved { id, shared, seats, directory } = self;
+        let Reserved { id, shared, orders, seats, directory } = self;
         let config = &common.config;
         let described = &config.nodes[usize::from(id.0)];
         let past = Past {
@@ -155,7 +162,8 @@ impl Reserved {
             has_opened: directory.has_opened(),
             disk: directory.disk(),
         };
-        let mut node = Node { id, directory, shared, shards: config.shards.len(), threads: Vec::new() };
+        let shards = config.shards.len();
+        let mut node = Node { id, directory, shared, orders, shards, threads: Vec::new() };
         for seat in seats {
             let core = seat.me.core;
             let cpu = match &described.cores {

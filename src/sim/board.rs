@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::partition::Marks;
-use crate::types::{PartitionId, ShardId, Timestamp, Watermark};
+use crate::types::{Ballot, PartitionId, ShardId, Timestamp, Watermark};
 use std::cell::RefCell;
 
 pub struct SimBoard {
@@ -55,6 +55,8 @@ impl Marks for SimBoard {
     fn publish_lease(&self, shard: ShardId, until: Timestamp) {
         self.leases.borrow_mut()[usize::from(shard.0)] = until;
     }
+
+    fn publish_leader(&self, _: ShardId, _: Option<Ballot>) {}
 
     fn lease(&self, shard: ShardId) -> Timestamp {
         self.leases.borrow()[usize::from(shard.0)]

@@ -58,10 +58,12 @@ pub enum Fault {
     /// While its node is down a disk loses a checkpoint, or the oldest part of its log; or all disks of the node lose
     /// everything, and its peers turn it away. Starting is refused, and the replica is rebuilt from its peers.
     Wipe,
+    /// Somebody orders a leader to hand its shard over to another node.
+    HandOver,
 }
 
 /// Every fault with the name it has on the command line.
-pub const FAULTS: [(&str, Fault); 23] = [
+pub const FAULTS: [(&str, Fault); 24] = [
     ("loss", Fault::Loss),
     ("delay", Fault::Delay),
     ("duplicate", Fault::Duplicate),
@@ -85,6 +87,7 @@ pub const FAULTS: [(&str, Fault); 23] = [
     ("replay", Fault::Replay),
     ("flap", Fault::Flap),
     ("wipe", Fault::Wipe),
+    ("handover", Fault::HandOver),
 ];
 
 /// A set of faults.
@@ -213,6 +216,8 @@ pub struct Profile {
     pub aimed: f64,
     /// Chance per restart of a node that one of its disks has lost what nobody may do without.
     pub wipe: f64,
+    /// Mean time between two orders of a hand-over; 0 is never.
+    pub handover_every_ns: u64,
 }
 
 impl Profile {
@@ -270,6 +275,11 @@ impl Profile {
             flap_every_ns: if flap { prng.u64(SECOND..=4 * SECOND) } else { 0 },
             aimed: *pick(prng, &[0.0, 0.5, 0.9]),
             wipe: if faults.contains(Fault::Wipe) { *pick(prng, &[0.0, 0.0, 0.2, 0.5]) } else { 0.0 },
+            handover_every_ns: if faults.contains(Fault::HandOver) {
+                *pick(prng, &[0, 300 * MS, SECOND, 4 * SECOND])
+            } else {
+                0
+            },
         }
     }
 
@@ -297,7 +307,7 @@ impl Profile {
         (self.misdirect_every_ns, self.lost_every_ns, self.jump_every_ns) = (0, 0, 0);
         (self.core_every_ns, self.replay_every_ns, self.flap_every_ns) = (0, 0, 0);
         (self.disk_spike, self.disk_fails, self.disk_full) = (0.0, 0.0, 0.0);
-        (self.rot, self.wipe) = (0.0, 0.0);
+        (self.rot, self.wipe, self.handover_every_ns) = (0.0, 0.0, 0);
     }
 }
 

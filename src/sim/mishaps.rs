@@ -314,7 +314,7 @@ impl World {
         NodeId(self.prng.u16(..self.nodes.len() as u16))
     }
 
-    fn again(&mut self, every_ns: u64, what: What) {
+    pub(super) fn again(&mut self, every_ns: u64, what: What) {
         let at = self.now + self.prng.u64(every_ns / 2..=every_ns * 3 / 2);
         self.schedule(at, what);
     }

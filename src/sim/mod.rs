@@ -6,6 +6,7 @@
 //! | `world` | cores, network, logs and clocks under one queue of events |
 //! | `faults` | what goes wrong, and how much of it in one seed |
 //! | `mishaps` | the doing of those that are neither a cut link nor a crash |
+//! | `handing` | orders of hand-overs, and what becomes of them |
 //! | `deaths` | crashes that wait for a bad moment |
 //! | `clocks` | walls that are set, and processes that count |
 //! | `attic` | frames of long ago |
@@ -33,6 +34,7 @@ mod emptied;
 mod faults;
 mod ghost;
 mod graph;
+mod handing;
 pub mod history;
 mod mishaps;
 mod observed;
@@ -47,4 +49,5 @@ mod world;
 
 pub use deaths::{Deaths, MOMENTS, Moment};
 pub use faults::{FAULTS, Fault, Faults, Struck};
+pub use handing::Moves;
 pub use run::{Failure, Options, Passed, run_seed};

@@ -155,7 +155,8 @@ fn unsettled(world: &World) -> Option<String> {
         let (known, others) = (facts(core), facts(told));
         (known != others).then(|| format!("{:?} knows {known} closed epochs, its sibling {others}", core.me))
     };
-    world.cores.iter().find_map(|core| bounded::untrimmed(core).or_else(|| ignorant(core)))
+    let settled = world.cores.iter().find_map(|core| bounded::untrimmed(core).or_else(|| ignorant(core)));
+    settled.or_else(|| world.unanswered_order())
 }
 
 /// Every partition is led, and each of its replicas has learned as much as the others.
@@ -192,6 +193,7 @@ fn unrest_of<P: Procedure>(replica: &Replica<P>) -> Option<String> {
         .or_else(|| count("parked", replica.parked.len()))
         .or_else(|| count("snapshot reads waiting", replica.waiting.len()))
         .or_else(|| count("being coordinated", usize::from(!replica.coordinator.is_idle())))
+        .or_else(|| count("paused for a hand-over", usize::from(replica.is_paused())))
 }
 
 fn unrest(world: &World) -> String {

@@ -18,6 +18,7 @@ use super::disk::{
 use super::emptied::SimIdentity;
 use super::faults::{Fault, Profile, Struck, pick};
 use super::ghost::Ghosts;
+use super::handing::{Moves, Orders};
 use super::mishaps::Bout;
 use crate::bounds::{CHECKPOINT_READ_PAUSE_NS, KIB, MS, US};
 use crate::config::{Config, Durability};
@@ -43,6 +44,7 @@ pub struct World {
     pub ghosts: Ghosts,
     pub(super) attic: Attic,
     pub(super) bout: Bout,
+    pub(super) orders: Orders,
     /// Deaths that wait for their moment.
     pub(super) aims: Vec<Aim>,
     queue: BinaryHeap<Reverse<Event>>,
@@ -112,6 +114,7 @@ pub struct WorldStats {
     pub outlived: u64,
     pub struck: Struck,
     pub deaths: Deaths,
+    pub moves: Moves,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +144,7 @@ pub(super) enum What {
     Flap,
     Misdirect,
     Lose,
+    HandOver,
     Doom { node: NodeId },
 }
 
@@ -234,6 +238,7 @@ impl World {
             ghosts: Ghosts::new(config),
             attic: Attic::default(),
             bout: Bout::default(),
+            orders: Orders::default(),
             aims: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -284,6 +289,7 @@ impl World {
             What::Flap => self.flap(),
             What::Misdirect => self.tell_lie(Lie::Misdirected),
             What::Lose => self.tell_lie(Lie::Lost),
+            What::HandOver => self.order_move(),
             What::Doom { node } if !self.is_healed => self.doom(node),
             What::Doom { .. } => {}
         }
@@ -348,6 +354,7 @@ impl World {
         self.look_at(at)?;
         self.check_opening(at)?;
         self.deliver_replies(at, now)?;
+        self.take_moved(at)?;
         self.keep_answers(at);
         self.nodes[usize::from(me.node.0)].turns += 1;
         self.meet_aims(at);
@@ -582,6 +589,7 @@ impl World {
             (self.profile.flap_every_ns, What::Flap),
             (self.profile.misdirect_every_ns, What::Misdirect),
             (self.profile.lost_every_ns, What::Lose),
+            (self.profile.handover_every_ns, What::HandOver),
         ] {
             if every > 0 {
                 let at = self.now + self.prng.u64(every / 2..=every * 2);
@@ -702,8 +710,9 @@ impl World {
     /// The node is gone, and with it all that is not on its disk.
     pub(super) fn crash(&mut self, node: NodeId, crash: Crash) {
         self.stats.crashes += 1;
-        let World { cores, prng, now: at, .. } = self;
-        for core in cores.iter_mut().filter(|core| core.me.node == node) {
+        let World { cores, prng, orders, now: at, .. } = self;
+        for (place, core) in cores.iter_mut().enumerate().filter(|(_, core)| core.me.node == node) {
+            orders.forget(place);
             let Some(disk) = core.disk.take() else { continue };
             core.mends &= core.core.is_forgetful();
             core.medium = Some(disk.crash(Timestamp(*at), prng, crash));

@@ -38,6 +38,17 @@ pub struct Coordinator<P> {
     next_number: u64,
     backoffs: BinaryHeap<Reverse<(Timestamp, u64)>>,
     vote_times: VoteTimes,
+    decides: Decides,
+}
+
+/// Which transactions that write, or read the latest, may still be decided here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Decides {
+    #[default]
+    All,
+    /// Those that somebody has been asked to vote on.
+    Begun,
+    Nothing,
 }
 
 /// What the partition must do next, in order.
@@ -90,7 +101,19 @@ impl<P: Procedure> Coordinator<P> {
             next_number: 1,
             backoffs: BinaryHeap::new(),
             vote_times: VoteTimes::default(),
+            decides: Decides::All,
         }
+    }
+
+    /// The reign here nears a planned end, or goes on. What may not be decided is undone as if there were no room, and
+    /// tried again.
+    pub fn set_decides(&mut self, decides: Decides) {
+        self.decides = decides;
+    }
+
+    /// Whether somebody is being asked to vote.
+    pub fn awaits_votes(&self) -> bool {
+        self.active.values().any(|active| matches!(active.phase, Phase::Preparing { .. }))
     }
 
     /// A number no other attempt of this home and epoch has.
@@ -414,6 +437,9 @@ impl<P: Procedure> Coordinator<P> {
     /// travel they would stop every transaction that stays at home. It comes first when it is alone, or
     /// when what others were asked to write kept changing with what was read at home.
     fn prepare<K: Known>(&mut self, env: &mut Env<'_, P, K>, number: u64) {
+        if self.decides != Decides::All {
+            return self.undo(env, number, None, Refusal::Busy);
+        }
         let active = self.active.get_mut(&number).expect("the attempt being prepared is active");
         let id = active.id;
         let run = active.context.run.borrow();
@@ -464,6 +490,9 @@ impl<P: Procedure> Coordinator<P> {
     /// once more, on what is true at home now; when it asks the same of the others, home prepares and
     /// the decision falls in the same instant, and no lock at home ever waits for a message.
     fn conclude<K: Known>(&mut self, env: &mut Env<'_, P, K>, number: u64) {
+        if self.decides == Decides::Nothing {
+            return self.undo(env, number, None, Refusal::Busy);
+        }
         let Some(active) = self.active.get_mut(&number) else { return };
         let Phase::Preparing { votes, .. } = &active.phase else { return };
         if votes[0].proposal.is_some() {

@@ -28,7 +28,7 @@ mod writes;
 
 pub use clock::too_far_ahead;
 pub use context::Context;
-pub use coordinator::{Coordinator, Effect, Env, Ticket};
+pub use coordinator::{Coordinator, Decides, Effect, Env, Ticket};
 pub use handle::Txn;
 pub use local::{LocalCommit, LocalEnd, LocalRead, commit_local, conclude_read, run_local, take_read};
 pub use participant::{Commit, Known, PrepareRequest, PreparedSet};

@@ -420,6 +420,11 @@ impl Store {
         }
     }
 
+    /// Nothing here, committed or read, stands above it.
+    pub fn reached(&mut self, now: Timestamp) -> Timestamp {
+        self.clock.read(now).max(self.ahead.until())
+    }
+
     /// Whether something committed here stands above the clock.
     #[inline]
     pub fn stands_ahead(&self) -> bool {

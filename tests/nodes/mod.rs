@@ -16,8 +16,8 @@ use mako::sim::recorded::{self, Summary};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -88,6 +88,8 @@ fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
 /// Three nodes, two shards of one partition each; every node by its number.
 pub struct Nodes {
     directory: TempDir,
+    /// The ports of their gateways.
+    http: Vec<u16>,
     running: BTreeMap<usize, Process>,
     /// Those of them that were told to stop and not yet to go on.
     stopped: BTreeSet<usize>,
@@ -111,12 +113,14 @@ impl Nodes {
             "[cluster]\nname = \"crashes\"\nelection_timeout = \"400ms\"\n{keys}\n[[table]]\nname = \"ledger\"\nrouting = \"int:4\"\n"
         );
         let first = free_ports();
+        let http: Vec<u16> = (0..NODES).map(|node| first + u16::try_from(NODES + node).unwrap()).collect();
         for node in 0..NODES {
             let data = directory.path().join(format!("n{node}"));
             let (port, data) = (first + u16::try_from(node).unwrap(), data.display());
             text += &format!(
                 "\n[[node]]\nname = \"n{node}\"\nzone = \"z{node}\"\nlisten = \"127.0.0.1:{port}\"\ndata = \"{data}\"\ncores = 1\n"
             );
+            text += &format!("http = \"127.0.0.1:{}\"\n", http[node]);
         }
         // So that there is something speculative at every moment at which a node may be killed.
         for [a, b] in [[0, 1], [0, 2], [1, 2]] {
@@ -126,7 +130,7 @@ impl Nodes {
         text += "\n[[shard]]\nreplicas = [\"n0\", \"n1\", \"n2\"]\n\n[[shard]]\nreplicas = [\"n1\", \"n2\", \"n0\"]\n";
         fs::write(directory.path().join("cluster.toml"), text).unwrap();
         let (running, stopped, audits) = (BTreeMap::new(), BTreeSet::new(), Cell::new(0));
-        Nodes { directory, running, stopped, kills: 0, audits }
+        Nodes { directory, http, running, stopped, kills: 0, audits }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -288,6 +292,35 @@ impl Nodes {
         fs::read_to_string(self.path("stderr")).unwrap()
     }
 
+    /// `mako move-leader` for shard 0, asked of `asked`: its exit code, and what it says.
+    pub fn move_leader(&self, to: &str, asked: usize) -> (Option<i32>, String) {
+        let url = format!("http://127.0.0.1:{}", self.http[asked]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mako"));
+        command.args(["move-leader", "--shard", "0", "--to", to, "--http", &url]);
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+    }
+
+    /// Who leads shard 0, if the one that is asked knows.
+    pub fn leader(&self, asked: usize) -> Option<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http[asked])).unwrap();
+        stream.write_all(b"GET /status HTTP/1.1\r\nhost: n\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let status: serde_json::Value = serde_json::from_str(body).unwrap();
+        Some(status["shards"][0]["leader"].as_str()?.to_string())
+    }
+
+    /// The longest time between two payments of a partition that were acknowledged, as they stand in time.
+    pub fn longest_gap_ns(&self, partition: u64) -> u64 {
+        let acks = self.acks().into_iter().filter(|ack| ack.partition == partition);
+        let mut times: Vec<u64> = acks.map(|ack| ack.timestamp).collect();
+        times.sort_unstable();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
     fn acks(&self) -> Vec<Ack> {
         fs::read_to_string(self.path(ACKS)).unwrap().lines().map(Ack::read).collect()
     }
@@ -374,9 +407,12 @@ fn free_ports() -> u16 {
     static TESTS: AtomicU16 = AtomicU16::new(0);
     let process = u16::try_from(std::process::id() % 300).unwrap();
     let first = 35_000 + process * 64 + TESTS.fetch_add(16, Ordering::Relaxed);
-    let free = |port: &u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let mut starts = (first..first + 16 - 3).step_by(3);
-    starts.find(|start| (*start..start + 3).all(|port| free(&port))).expect("some ports are free")
+    let free = |port: &u16| {
+        let place = (Ipv4Addr::LOCALHOST, *port);
+        UdpSocket::bind(place).is_ok() && TcpListener::bind(place).is_ok()
+    };
+    let mut starts = (first..=first + 16 - 6).step_by(5);
+    starts.find(|start| (*start..start + 6).all(|port| free(&port))).expect("some ports are free")
 }
 
 pub const NODES: usize = 3;

@@ -31,6 +31,11 @@ impl Reign {
         Ok(())
     }
 
+    /// When the newest heartbeat was sent that this replica has acknowledged; 0 for none.
+    pub fn acked(&self, index: usize) -> Timestamp {
+        self.acked[index]
+    }
+
     pub fn heartbeat_at(&self, heartbeat_ns: u64) -> Timestamp {
         self.sent.plus_ns(heartbeat_ns)
     }

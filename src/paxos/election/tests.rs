@@ -287,6 +287,40 @@ fn an_old_release_does_not_free_us_of_a_later_leader() {
     assert!(!one.election.may_promise(at(TIMEOUT), ballot(3, 0)));
 }
 
+/// The word that asks a successor to campaign may be lost; one that comes when the hand-over is history must not
+/// be said.
+#[test]
+fn a_successor_is_reminded_until_a_later_ballot_is_promised() {
+    let mut one = One::leading();
+    one.election.remind(NodeId(1), FIRST, &mut one.out);
+    assert_eq!(one.told(), NONE, "the lease is not given up");
+    assert_eq!(one.election.hand_over(at(0), NodeId(1), &mut one.out), Ok(()));
+    one.out.clear();
+    one.election.remind(NodeId(1), FIRST, &mut one.out);
+    assert_eq!(one.told(), ["to 1: hand-over 1.0"]);
+    assert!(one.election.may_promise(at(1), RIVAL));
+    one.out.clear();
+    one.election.remind(NodeId(1), FIRST, &mut one.out);
+    assert_eq!(one.told(), NONE);
+}
+
+/// A shard is not handed to the silent; but a young reign has heard nobody, and need not wait for that.
+#[test]
+fn a_leader_hears_whoever_acknowledged_a_heartbeat_within_a_timeout_or_could_not_yet() {
+    let mut one = One::leading();
+    let hears = |one: &One, ns, node| one.election.hears(at(ns), NodeId(node));
+    assert_eq!([1, 2].map(|node| hears(&one, TIMEOUT - 1, node)), [Some(true); 2]);
+    one.timer(HEARTBEAT);
+    assert!(
+        one.hear(HEARTBEAT + 1, 1, Heartbeaten { ballot: FIRST, sent: at(HEARTBEAT) }).unwrap().is_empty()
+    );
+    assert_eq!([1, 2].map(|node| hears(&one, TIMEOUT, node)), [Some(true), Some(false)]);
+    assert_eq!(hears(&one, TIMEOUT + HEARTBEAT, 1), Some(false));
+    assert_eq!(hears(&one, 1, 0), None, "itself");
+    assert_eq!(one.election.hand_over(at(2), NodeId(1), &mut one.out), Ok(()));
+    assert_eq!(hears(&one, 3, 1), None);
+}
+
 /// Its streams lead on. Who missed the release hears them, waits for no end of that reign, and denies its vote to
 /// everyone, the old leader included.
 #[test]
