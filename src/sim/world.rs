@@ -185,16 +185,7 @@ impl World {
         let nodes: Vec<SimNode> = (0..node_count)
             .map(|_| {
                 let clock = NodeClock::new(skew(&mut prng));
-                let identity = SimIdentity::new(prng.u64(..));
-                SimNode {
-                    board: board(),
-                    clock,
-                    incarnation: 1,
-                    identity,
-                    turns: 0,
-                    hasty: false,
-                    dying: None,
-                }
+                SimNode::new(board(), clock, SimIdentity::new(prng.u64(..)))
             })
             .collect();
         let mut cores = Vec::new();
@@ -872,6 +863,12 @@ impl World {
         self.stats.ghosts += 1;
         self.stats.struck.strike(Fault::Ghost);
         super::ghost::haunt(self)
+    }
+}
+
+impl SimNode {
+    fn new(board: SimBoard, clock: NodeClock, identity: SimIdentity) -> SimNode {
+        SimNode { board, clock, incarnation: 1, identity, turns: 0, hasty: false, dying: None }
     }
 }
 

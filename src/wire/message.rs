@@ -510,6 +510,21 @@ fn take_addressed<'a>(kind: Kind, from: &mut Reader<'a>) -> Result<Message<'a>, 
         Kind::Decision => Message::Decision { partition, txn: from.take()?, verdict: from.take()? },
         Kind::Exchange | Kind::Election => unreachable!("{kind:?} addresses no partition"),
         Kind::Stream => Message::Stream { partition, from: from.take()?, message: from.take()? },
+        Kind::CheckpointFetch
+        | Kind::CheckpointPart
+        | Kind::CheckpointPending
+        | Kind::Greet
+        | Kind::Greeted => take_of_replica(kind, partition, from)?,
+    })
+}
+
+/// What replicas tell each other of checkpoints and of themselves.
+fn take_of_replica<'a>(
+    kind: Kind,
+    partition: PartitionId,
+    from: &mut Reader<'a>,
+) -> Result<Message<'a>, Malformed> {
+    Ok(match kind {
         Kind::CheckpointFetch => {
             let (sender, (checkpoint, offset)) = from.take()?;
             Message::CheckpointFetch { partition, from: sender, checkpoint, offset }
@@ -541,6 +556,7 @@ fn take_addressed<'a>(kind: Kind, from: &mut Reader<'a>) -> Result<Message<'a>, 
                 welcome: from.take()?,
             }
         }
+        _ => unreachable!("{kind:?} is taken elsewhere"),
     })
 }
 
