@@ -8,7 +8,7 @@
 //! | 503 | who leads is not sure just now: ask again |
 #![forbid(unsafe_code)]
 
-use crate::bounds::{HAND_OVER_TIMEOUTS_MAX, HTTP_BODY_BYTES_MAX, HTTP_IO_NS_MAX};
+use crate::bounds::{HAND_OVER_TIMEOUTS_MAX, HTTP_BODY_BYTES_MAX, HTTP_IO_NS_MAX, MS};
 use crate::clock;
 use crate::config::Config;
 use crate::partition::{MoveRefusal, Moved};
@@ -147,20 +147,16 @@ async fn move_leader(desk: &Desk, query: &str) -> Answer {
     if leader.node != me {
         return send_on(desk, shard, to, leader);
     }
-    let (tell, told) = oneshot::channel();
-    let reply = Box::new(move |moved| {
-        // Who asked may have gone.
-        let _ = tell.send(moved);
-    });
-    let outcome = match desk.control.hand_over(shard, to, reply) {
-        Ok(()) => match tokio::time::timeout(desk.longest_answer(), told).await {
-            Ok(Ok(moved)) => Ok(moved),
-            Ok(Err(_)) => Err("the node is being stopped; ask again when it is back"),
-            Err(_) => Err("its core does not answer; see what the node says"),
-        },
-        Err(NoOrder::Busy) => Err("too many hand-overs wait already; ask again in a moment"),
-        Err(NoOrder::Ended) => Err("the node is being stopped; ask again when it is back"),
-    };
+    let mut outcome = order(desk, shard, to).await;
+    // A follower may know that our reign has begun before we do.
+    for _ in 0..LOOKS_MAX {
+        let not_yet = outcome == Ok(Moved::Refused(MoveRefusal::NotLeading));
+        if !not_yet || desk.control.leader(shard) != Some(leader) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+        outcome = order(desk, shard, to).await;
+    }
     match outcome {
         Ok(Moved::Done { epoch }) => tell_moved(desk, shard, to, &format!("{epoch:?}")),
         Ok(Moved::Refused(why)) => {
@@ -168,6 +164,24 @@ async fn move_leader(desk: &Desk, query: &str) -> Answer {
             refuse(status_of(why), &what, desk.name(me), &sentence)
         }
         Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, &what, desk.name(me), why),
+    }
+}
+
+/// Asks the core, and waits for what it says; or why it says nothing.
+async fn order(desk: &Desk, shard: ShardId, to: NodeId) -> Result<Moved, &'static str> {
+    let (tell, told) = oneshot::channel();
+    let reply = Box::new(move |moved| {
+        // Who asked may have gone.
+        let _ = tell.send(moved);
+    });
+    match desk.control.hand_over(shard, to, reply) {
+        Ok(()) => match tokio::time::timeout(desk.longest_answer(), told).await {
+            Ok(Ok(moved)) => Ok(moved),
+            Ok(Err(_)) => Err("the node is being stopped; ask again when it is back"),
+            Err(_) => Err("its core does not answer; see what the node says"),
+        },
+        Err(NoOrder::Busy) => Err("too many hand-overs wait already; ask again in a moment"),
+        Err(NoOrder::Ended) => Err("the node is being stopped; ask again when it is back"),
     }
 }
 
@@ -270,3 +284,6 @@ fn shown(text: &str) -> String {
 }
 
 const SHOWN_CHARS_MAX: usize = 64;
+/// How often, and for how long, a leader is waited for that is about to lead: a round trip or two.
+const LOOKS_MAX: u32 = 50;
+const LOOK: Duration = Duration::from_nanos(20 * MS);
