@@ -112,6 +112,7 @@ fn a_new_cluster_says_whom_it_waits_for() {
     nodes.wait_for(LOSER, "ready");
     drop(waiting);
     nodes.add(0, &[]);
-    nodes.wait_for_payments(&[1]);
+    nodes.wait_for_all_work();
+    nodes.wait_for(1, "total ");
     nodes.verify();
 }
