@@ -183,7 +183,9 @@ impl<P: Procedure> Core<P> {
         for at in 0..self.replicas.len() {
             let replica = &mut self.replicas[at];
             let (shard, partition, fit) = (replica.shard, replica.id, !replica.is_forgetful());
-            if std::mem::replace(&mut replica.told_fit, fit) != fit {
+            let is_news = std::mem::replace(&mut replica.told_fit, fit) != fit;
+            // The chair of this core looks for itself.
+            if is_news && self.chair_core(shard) != Some(self.me.core) {
                 self.tell_chair(shard, Duty::Fitness { partition, fit });
             }
         }

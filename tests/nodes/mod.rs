@@ -114,13 +114,13 @@ impl Nodes {
         );
         let first = free_ports();
         let http: Vec<u16> = (0..NODES).map(|node| first + u16::try_from(NODES + node).unwrap()).collect();
-        for node in 0..NODES {
+        for (node, http) in http.iter().enumerate() {
             let data = directory.path().join(format!("n{node}"));
             let (port, data) = (first + u16::try_from(node).unwrap(), data.display());
             text += &format!(
                 "\n[[node]]\nname = \"n{node}\"\nzone = \"z{node}\"\nlisten = \"127.0.0.1:{port}\"\ndata = \"{data}\"\ncores = 1\n"
             );
-            text += &format!("http = \"127.0.0.1:{}\"\n", http[node]);
+            text += &format!("http = \"127.0.0.1:{http}\"\n");
         }
         // So that there is something speculative at every moment at which a node may be killed.
         for [a, b] in [[0, 1], [0, 2], [1, 2]] {
