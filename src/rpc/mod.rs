@@ -29,6 +29,7 @@ mod stats;
 mod tests;
 mod window;
 
+pub use frame::is_for as frame_is_for;
 pub use stats::{Ignored, RpcStats};
 
 use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, MESSAGE_BYTES_MAX, NODES_MAX};

@@ -84,6 +84,9 @@ impl Udp {
         Ok(())
     }
 
+    /// Sends and receives each frame by itself.
+    pub fn forgo_offloads(&mut self) {}
+
     /// With the port the kernel chose, if it was to choose.
     pub fn local_address(&self) -> Result<SocketAddr, NicError> {
         let any = SocketAddr::from(([0, 0, 0, 0], 0));
