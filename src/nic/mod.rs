@@ -66,6 +66,12 @@ pub struct NicStats {
     pub lost: u64,
     /// Receive calls that failed for another reason than that nothing had come.
     pub receive_errors: u64,
+    /// Frames that the kernel took or handed over together with others, by one pass through its network.
+    pub sent_in_runs: u64,
+    pub received_in_runs: u64,
+    /// Peers to whom frames go one by one because the kernel, or the device, would not cut a run of them; and
+    /// the directions in which the kernel knows no runs at all.
+    pub runs_refused: u64,
     /// Frames of other protocols, or for somebody else.
     pub foreign: u64,
     /// Frames with a wrong checksum.
