@@ -41,7 +41,7 @@ pub trait Nic {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Wake {
-    /// Becomes readable when a frame has come.
+    /// Becomes readable when a frame has come, once a burst has found none: a back end may hold some itself.
     pub fd: Option<RawFd>,
     /// When `tx_flush` has something to do though nothing was pushed.
     pub deadline: Option<Timestamp>,

@@ -46,11 +46,13 @@ fn pass(left: &mut Udp, right: &mut Udp, lengths: &[usize]) {
     assert_eq!(left.tx_flush(Timestamp(0)), 0);
     let mut frames = Vec::new();
     for _ in 0..1_000 {
-        right.rx_burst(8, &mut |frame| frames.push(frame.to_vec()));
+        let came = right.rx_burst(8, &mut |frame| frames.push(frame.to_vec()));
         if frames.len() == lengths.len() {
             break;
         }
-        wait_readable(right.wake().fd.unwrap(), 10);
+        if came == 0 {
+            wait_readable(right.wake().fd.unwrap(), 10);
+        }
     }
     let mut sent: Vec<Vec<u8>> = (0..).zip(lengths).map(|(byte, length)| vec![byte; *length]).collect();
     frames.sort_unstable();
