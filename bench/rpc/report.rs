@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 pub fn tell(options: &RpcOptions, results: &Results) -> Told {
-    let verdicts = judge(results);
+    let verdicts = judge(results, options.message_bytes >= LONG_BYTES);
     let first = results.sizes.first().and_then(|of_size| of_size.windows.first().map(|w| (of_size, w)));
     let json = json!({
         "bench": "rpc",
@@ -38,7 +38,8 @@ pub fn tell(options: &RpcOptions, results: &Results) -> Told {
     Told { json, page, holds }
 }
 
-fn judge(results: &Results) -> Verdicts {
+/// `long`: a message takes so long that the round trip behind it does not count.
+fn judge(results: &Results, long: bool) -> Verdicts {
     let mut verdicts = Verdicts::new();
     for of_size in &results.sizes {
         let size = of_size.size;
@@ -66,7 +67,9 @@ fn judge(results: &Results) -> Verdicts {
     }
     let ratio = results.copied.per_s() / results.raw_copy_per_s;
     let slow = format!("{ratio:.2} of a plain copy, below {COPY_MIN}");
-    verdicts.insert("long_message", (ratio < COPY_MIN).then_some(slow));
+    if long {
+        verdicts.insert("long_message", (ratio < COPY_MIN).then_some(slow));
+    }
     for (name, copied) in
         [("long_message_intact", &results.copied), ("lossy_message_intact", &results.copied_lossy)]
     {
@@ -186,6 +189,7 @@ fn rate(page: &mut String, name: &str, per_s: f64, ratio: Option<f64>, answered:
 const ROUND_TRIP_MAX: f64 = 1.3;
 const APART_MIN: f64 = 0.7;
 const COPY_MIN: f64 = 0.7;
+const LONG_BYTES: u64 = 1 << 20;
 /// Requests per second of one core, of many sessions whose packets share what the kernel is called for.
 const COALESCED_MIN: f64 = 1e6;
 const COALESCED_BYTES: usize = 32;

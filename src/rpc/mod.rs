@@ -48,8 +48,10 @@ pub struct Rpc {
     sessions: Vec<Session>,
     /// Sessions that may have a frame to send, served in turn.
     ready: VecDeque<u16>,
-    /// No session has anything to do before.
+    /// No session but the `changed` ones has anything to do before.
     due: Option<Timestamp>,
+    /// Sessions to which something has happened since `due` was reckoned: much happens to one in a turn.
+    changed: Vec<u16>,
 }
 
 /// What the sessions of a core have in common.
@@ -110,6 +112,7 @@ impl Rpc {
             sessions: Vec::new(),
             ready: VecDeque::new(),
             due: None,
+            changed: Vec::new(),
         }
     }
 
@@ -168,22 +171,31 @@ impl Rpc {
     }
 
     pub fn on_tick(&mut self, now: Timestamp) {
+        while let Some(index) = self.changed.pop() {
+            let session = &mut self.sessions[usize::from(index)];
+            session.is_changed = false;
+            self.due = session.deadline().into_iter().chain(self.due).min();
+        }
         if self.due.is_none_or(|due| now < due) {
             return;
         }
         self.due = None;
         for index in 0..self.sessions.len() {
             let session = &mut self.sessions[index];
-            if session.deadline().is_some_and(|due| due <= now) {
+            let mut due = session.deadline();
+            if due.is_some_and(|due| due <= now) {
                 session.on_tick(now, &mut self.shared);
+                due = session.deadline();
+                self.make_ready(u16::try_from(index).expect("sessions are few"));
             }
-            self.schedule(u16::try_from(index).expect("sessions are few"));
+            self.due = due.into_iter().chain(self.due).min();
         }
     }
 
     /// No call of `on_tick` before this does anything. It may turn out that nothing was due then.
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.due
+        let changed = self.changed.iter().filter_map(|index| self.sessions[usize::from(*index)].deadline());
+        changed.chain(self.due).min()
     }
 
     /// Fills `frame` with the next frame to send and says to whom. Packets for one peer share frames,
@@ -241,12 +253,17 @@ impl Rpc {
     /// After anything that happened to a session.
     fn schedule(&mut self, index: u16) {
         let session = &mut self.sessions[usize::from(index)];
+        if !std::mem::replace(&mut session.is_changed, true) {
+            self.changed.push(index);
+        }
+        self.make_ready(index);
+    }
+
+    fn make_ready(&mut self, index: u16) {
+        let session = &mut self.sessions[usize::from(index)];
         if !session.is_ready && session.wants_frame() {
             session.is_ready = true;
             self.ready.push_back(index);
-        }
-        if let Some(due) = session.deadline() {
-            self.due = Some(self.due.map_or(due, |first| first.min(due)));
         }
     }
 }
