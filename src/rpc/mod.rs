@@ -32,7 +32,7 @@ mod window;
 pub use frame::is_for as frame_is_for;
 pub use stats::{Ignored, RpcStats};
 
-use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, MESSAGE_BYTES_MAX, NODES_MAX};
+use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, FRAMES_IN_ROW, MESSAGE_BYTES_MAX, NODES_MAX};
 use crate::types::{Endpoint, Timestamp};
 use buffers::Buffers;
 use flight::PacketRef;
@@ -48,6 +48,8 @@ pub struct Rpc {
     sessions: Vec<Session>,
     /// Sessions that may have a frame to send, served in turn.
     ready: VecDeque<u16>,
+    /// Frames that the session served last has sent one after the other.
+    in_row: u32,
     /// No session but the `changed` ones has anything to do before.
     due: Option<Timestamp>,
     /// Sessions to which something has happened since `due` was reckoned: much happens to one in a turn.
@@ -111,6 +113,7 @@ impl Rpc {
             index: vec![None; nodes * CORES_MAX].into_boxed_slice(),
             sessions: Vec::new(),
             ready: VecDeque::new(),
+            in_row: 0,
             due: None,
             changed: Vec::new(),
         }
@@ -208,10 +211,22 @@ impl Rpc {
             if session.fill_frame(now, frame, &mut self.shared) {
                 self.shared.stats.frames_sent += 1;
                 self.schedule(index);
+                self.go_on_with(index);
                 return Some(peer);
             }
+            self.in_row = 0;
         }
         None
+    }
+
+    /// Frames for one peer leave in a row, of which a NIC makes one of what it does; but not for ever.
+    fn go_on_with(&mut self, index: u16) {
+        self.in_row += 1;
+        if self.ready.back() == Some(&index) && self.in_row < FRAMES_IN_ROW {
+            self.ready.rotate_right(1);
+        } else {
+            self.in_row = 0;
+        }
     }
 
     /// The round trip to the nearest peer, in nanoseconds; `None` while none is measured.
