@@ -332,6 +332,10 @@ mod tests {
             "bank --accounts 1",
             "bank --clients 0",
             "bank --rate 0",
+            "rpc --size 7",
+            "rpc --window 8,257",
+            "rpc --message 9MiB",
+            "rpc --sessions 0",
             "bank --rate 10 --clients 10",
             "ycsb",
         ];

@@ -177,3 +177,37 @@ fn histogram() -> Histogram<u64> {
 /// Each measurement is taken in so many slices, in turn with the others.
 const ROUNDS: u64 = 4;
 const WARMUP_NS: u64 = 50 * MS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Bench, Options};
+
+    /// A bench that nobody runs rots. What it measured on a machine that does other things is not judged.
+    #[test]
+    fn every_figure_has_the_medium_beside_it_and_every_answer_is_right() {
+        let words = ["mako-bench", "rpc", "--duration", "40ms", "--window", "1,4", "--message", "300KiB"];
+        let Bench::Rpc(options) = Options::read(words).unwrap().bench else { panic!("rpc") };
+        let told = run(&options, &AtomicBool::new(false)).unwrap();
+        let json = told.json;
+        for name in ["answers", "long_message_intact", "lossy_message_intact"] {
+            assert_eq!(json["checks"][name], "ok", "{}", json["checks"]);
+        }
+        let size = &json["sizes"][0];
+        for of_size in [&size["round_trip_us"]["p50_ratio"], &size["apart_per_s"]["ratio"]] {
+            assert!(of_size.as_f64().is_some_and(|ratio| ratio > 0.0), "{size}");
+        }
+        let windows = size["windows"].as_array().unwrap();
+        assert_eq!(
+            windows.iter().map(|window| window["window"].as_u64()).collect::<Vec<_>>(),
+            [Some(1), Some(4)]
+        );
+        let rates = windows.iter().flat_map(|window| [&window["one_session"], &window["all_sessions"]]);
+        assert!(
+            rates.into_iter().all(|rate| rate["per_s"].as_f64().is_some_and(|per_s| per_s > 0.0)),
+            "{size}"
+        );
+        assert!(json["long_message"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json}");
+        assert!(json["checks"].get("long_message").is_none(), "a short message is mostly round trip");
+    }
+}

@@ -69,8 +69,8 @@ pub struct NicStats {
     /// Frames that the kernel took or handed over together with others, by one pass through its network.
     pub sent_in_runs: u64,
     pub received_in_runs: u64,
-    /// Peers to whom frames go one by one because the kernel, or the device, would not cut a run of them; and
-    /// the directions in which the kernel knows no runs at all.
+    /// How often frames had to go one by one from then on: to one peer, or above a length, because the kernel or
+    /// the device would not cut a run of them; or in a direction in which the kernel knows no runs at all.
     pub runs_refused: u64,
     /// Frames of other protocols, or for somebody else.
     pub foreign: u64,

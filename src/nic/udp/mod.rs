@@ -98,7 +98,8 @@ impl Udp {
         // Endpoints may share an address, and their frames a run.
         let known = self.destinations.iter().position(|destination| destination.address == address);
         let known = known.unwrap_or_else(|| {
-            self.destinations.push(Destination { address, takes_runs: self.sends_runs });
+            let run_frame_bytes_max = if self.sends_runs { u16::MAX } else { 0 };
+            self.destinations.push(Destination { address, run_frame_bytes_max });
             self.destinations.len() - 1
         });
         self.places[place] = Some(u16::try_from(known).expect("endpoints are bounded"));
@@ -108,7 +109,7 @@ impl Udp {
     /// Sends and receives each frame by itself, as on a kernel that cannot do otherwise.
     pub fn forgo_runs(&mut self) {
         self.sends_runs = false;
-        self.destinations.iter_mut().for_each(|destination| destination.takes_runs = false);
+        self.destinations.iter_mut().for_each(|destination| destination.run_frame_bytes_max = 0);
         // Fails where there is nothing to forgo.
         let _ = options::join_received(&self.socket, false);
     }
@@ -157,9 +158,7 @@ impl Nic for Udp {
                 }
                 Err(error) if is_for_later(&error) => break,
                 Err(error) => {
-                    if let Some(destination) = self.sender.first_run().filter(|_| is_of_runs(&error)) {
-                        self.destinations[destination].takes_runs = false;
-                        self.stats.runs_refused += 1;
+                    if self.gave_up_run(&error) {
                         continue;
                     }
                     self.sender.drop_first();
@@ -198,6 +197,20 @@ impl Udp {
             }
         }
         self.is_busy
+    }
+
+    /// Whether frames that were to leave as one now go one by one: the device cannot cut them, or not into frames of
+    /// this length on this path, where the kernel will make fragments of each.
+    fn gave_up_run(&mut self, error: &io::Error) -> bool {
+        let Some((destination, length)) = self.sender.first_run() else { return false };
+        let run_frame_bytes_max = match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => length - 1,
+            Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) => 0,
+            _ => return false,
+        };
+        self.destinations[destination].run_frame_bytes_max = run_frame_bytes_max;
+        self.stats.runs_refused += 1;
+        true
     }
 
     /// Hands out at most `max` of the frames received; how many.
@@ -239,9 +252,4 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 fn is_for_later(error: &io::Error) -> bool {
     let full = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
     full || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-/// The kernel or the device cannot cut runs, or not into frames of this size on this path.
-fn is_of_runs(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::EOPNOTSUPP))
 }

@@ -44,10 +44,10 @@ struct Run {
     bytes: usize,
 }
 
-/// Where frames go, and whether frames for it may leave as one.
+/// Where frames go, and up to which length frames for it may leave as one.
 pub struct Destination {
     pub address: SockAddr,
-    pub takes_runs: bool,
+    pub run_frame_bytes_max: u16,
 }
 
 /// What became of the frames handed to the kernel.
@@ -133,10 +133,11 @@ impl Sender {
         Ok(Sent { frames, in_runs })
     }
 
-    /// The destination of the oldest frame, if that is the first of a run.
-    pub fn first_run(&self) -> Option<usize> {
+    /// If the kernel was last asked to send a run first, and has not: its destination, and the length of its frames.
+    pub fn first_run(&self) -> Option<(usize, u16)> {
         let is_run = self.runs.first().is_some_and(|run| run.frames > 1) && !self.is_empty();
-        is_run.then(|| usize::from(self.queued[self.first].address))
+        let Queued { length, address, .. } = *self.queued.get(self.first).filter(|_| is_run)?;
+        Some((usize::from(address), length))
     }
 
     pub fn drop_first(&mut self) {
@@ -149,7 +150,8 @@ impl Sender {
         let mut rest = self.queued[self.first..].iter();
         while let Some(first) = rest.next() {
             let mut run = Run { frames: 1, bytes: usize::from(first.length) };
-            let mut open = first.length > 0 && destinations[usize::from(first.address)].takes_runs;
+            let most = destinations[usize::from(first.address)].run_frame_bytes_max;
+            let mut open = (1..=most).contains(&first.length);
             while open
                 && let Some(next) = rest.as_slice().first()
                 && next.address == first.address
