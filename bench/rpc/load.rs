@@ -231,8 +231,8 @@ impl<N: Nic> Side<N> {
 fn sockets(load: Load) -> anyhow::Result<(Udp, Udp)> {
     let (mut near, mut far) = pair(load.sessions)?;
     if !load.coalesced {
-        near.forgo_runs();
-        far.forgo_runs();
+        near.forgo_trains();
+        far.forgo_trains();
     }
     Ok((near, far))
 }

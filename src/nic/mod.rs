@@ -67,11 +67,11 @@ pub struct NicStats {
     /// Receive calls that failed for another reason than that nothing had come.
     pub receive_errors: u64,
     /// Frames that the kernel took or handed over together with others, by one pass through its network.
-    pub sent_in_runs: u64,
-    pub received_in_runs: u64,
+    pub sent_in_trains: u64,
+    pub received_in_trains: u64,
     /// How often frames had to go one by one from then on: to one peer, or above a length, because the kernel or
-    /// the device would not cut a run of them; or in a direction in which the kernel knows no runs at all.
-    pub runs_refused: u64,
+    /// the device would not cut a train of them; or in a direction in which the kernel knows no trains at all.
+    pub trains_refused: u64,
     /// Frames of other protocols, or for somebody else.
     pub foreign: u64,
     /// Frames with a wrong checksum.

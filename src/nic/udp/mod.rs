@@ -1,8 +1,8 @@
 //! Kernel UDP: one non-blocking socket per core, read and written in bursts.
 //!
 //! The unsafe rooms are `receiver`, `sender` and `options`; this file decides what becomes of each frame and each
-//! error. Where the kernel can, frames of one size for one peer pass through it as one message (GSO and GRO):
-//! that saves most of what a datagram costs. Where it cannot, they go one by one.
+//! error. Where the kernel can, frames of one size for one peer pass through it as a train, one message (GSO and
+//! GRO): that saves most of what a datagram costs. Where it cannot, they go one by one.
 //!
 //! No error of the network is fatal: a datagram may be lost anyway, so one that the kernel will not
 //! take is dropped and counted, and one it cannot take *now* is kept.
@@ -34,8 +34,8 @@ pub struct Udp {
     /// Core `c` of node `n` is at `destinations[places[n * CORES_MAX + c]]`.
     places: Vec<Option<u16>>,
     destinations: Vec<Destination>,
-    /// The kernel can cut runs of frames.
-    sends_runs: bool,
+    /// The kernel can cut trains of frames.
+    sends_trains: bool,
     /// The last call found a datagram: there may be many.
     is_busy: bool,
     stats: NicStats,
@@ -62,18 +62,18 @@ impl Udp {
             _ => NicError::Socket { address, source },
         })?;
         let receiver = Receiver::new().map_err(|source| NicError::Socket { address, source })?;
-        let sends_runs = options::can_segment(&socket);
-        let receives_runs = options::join_received(&socket, true).is_ok();
-        let runs_refused = u64::from(!sends_runs) + u64::from(!receives_runs);
+        let sends_trains = options::can_segment(&socket);
+        let receives_trains = options::join_received(&socket, true).is_ok();
+        let trains_refused = u64::from(!sends_trains) + u64::from(!receives_trains);
         let mut udp = Udp {
             socket,
             receiver,
             sender: Sender::new(),
             places: Vec::new(),
             destinations: Vec::new(),
-            sends_runs,
+            sends_trains,
             is_busy: false,
-            stats: NicStats { runs_refused, ..NicStats::default() },
+            stats: NicStats { trains_refused, ..NicStats::default() },
         };
         peers.iter().try_for_each(|(peer, address)| udp.set_peer(*peer, *address))?;
         Ok(udp)
@@ -95,11 +95,11 @@ impl Udp {
             self.places.resize(place + 1, None);
         }
         let address = SockAddr::from(address);
-        // Endpoints may share an address, and their frames a run.
+        // Endpoints may share an address, and their frames a train.
         let known = self.destinations.iter().position(|destination| destination.address == address);
         let known = known.unwrap_or_else(|| {
-            let run_frame_bytes_max = if self.sends_runs { u16::MAX } else { 0 };
-            self.destinations.push(Destination { address, run_frame_bytes_max });
+            let train_frame_bytes_max = if self.sends_trains { u16::MAX } else { 0 };
+            self.destinations.push(Destination { address, train_frame_bytes_max });
             self.destinations.len() - 1
         });
         self.places[place] = Some(u16::try_from(known).expect("endpoints are bounded"));
@@ -107,9 +107,9 @@ impl Udp {
     }
 
     /// Sends and receives each frame by itself, as on a kernel that cannot do otherwise.
-    pub fn forgo_runs(&mut self) {
-        self.sends_runs = false;
-        self.destinations.iter_mut().for_each(|destination| destination.run_frame_bytes_max = 0);
+    pub fn forgo_trains(&mut self) {
+        self.sends_trains = false;
+        self.destinations.iter_mut().for_each(|destination| destination.train_frame_bytes_max = 0);
         // Fails where there is nothing to forgo.
         let _ = options::join_received(&self.socket, false);
     }
@@ -154,11 +154,11 @@ impl Nic for Udp {
             match self.sender.send(&self.socket, &self.destinations) {
                 Ok(sent) => {
                     self.stats.frames_sent += sent.frames as u64;
-                    self.stats.sent_in_runs += sent.in_runs as u64;
+                    self.stats.sent_in_trains += sent.in_trains as u64;
                 }
                 Err(error) if is_for_later(&error) => break,
                 Err(error) => {
-                    if self.gave_up_run(&error) {
+                    if self.gave_up_train(&error) {
                         continue;
                     }
                     self.sender.drop_first();
@@ -201,15 +201,15 @@ impl Udp {
 
     /// Whether frames that were to leave as one now go one by one: the device cannot cut them, or not into frames of
     /// this length on this path, where the kernel will make fragments of each.
-    fn gave_up_run(&mut self, error: &io::Error) -> bool {
-        let Some((destination, length)) = self.sender.first_run() else { return false };
-        let run_frame_bytes_max = match error.raw_os_error() {
+    fn gave_up_train(&mut self, error: &io::Error) -> bool {
+        let Some((destination, length)) = self.sender.first_train() else { return false };
+        let train_frame_bytes_max = match error.raw_os_error() {
             Some(libc::EMSGSIZE) => length - 1,
             Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) => 0,
             _ => return false,
         };
-        self.destinations[destination].run_frame_bytes_max = run_frame_bytes_max;
-        self.stats.runs_refused += 1;
+        self.destinations[destination].train_frame_bytes_max = train_frame_bytes_max;
+        self.stats.trains_refused += 1;
         true
     }
 
@@ -222,7 +222,7 @@ impl Udp {
             match received {
                 Received::Frame { bytes, joined } => {
                     handed += 1;
-                    self.stats.received_in_runs += u64::from(joined);
+                    self.stats.received_in_trains += u64::from(joined);
                     sink(bytes);
                 }
                 Received::TooLong => self.stats.truncated += 1,

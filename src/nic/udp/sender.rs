@@ -23,7 +23,7 @@ pub struct Sender {
     queued: Vec<Queued>,
     /// The first of `queued` that has not left.
     first: usize,
-    runs: Vec<Run>,
+    trains: Vec<Train>,
     headers: Box<[mmsghdr]>,
     vectors: Box<[iovec]>,
     controls: Box<[SentSize]>,
@@ -39,7 +39,7 @@ struct Queued {
 
 /// Frames that leave as one message.
 #[derive(Clone, Copy)]
-struct Run {
+struct Train {
     frames: usize,
     bytes: usize,
 }
@@ -47,14 +47,14 @@ struct Run {
 /// Where frames go, and up to which length frames for it may leave as one.
 pub struct Destination {
     pub address: SockAddr,
-    pub run_frame_bytes_max: u16,
+    pub train_frame_bytes_max: u16,
 }
 
 /// What became of the frames handed to the kernel.
 pub struct Sent {
     pub frames: usize,
     /// Of these, frames that left together with others.
-    pub in_runs: usize,
+    pub in_trains: usize,
 }
 
 // SAFETY: invariant 2: the pointers it holds between calls are never followed, so it is as free to
@@ -67,7 +67,7 @@ impl Sender {
             arena: vec![0; TX_BURST * FRAME_BYTES].into(),
             queued: Vec::with_capacity(TX_BURST),
             first: 0,
-            runs: Vec::with_capacity(TX_BURST),
+            trains: Vec::with_capacity(TX_BURST),
             headers: vec![empty_header(); TX_BURST].into(),
             vectors: vec![iovec { iov_base: ptr::null_mut(), iov_len: 0 }; TX_BURST].into(),
             controls: vec![SentSize::new(0); TX_BURST].into(),
@@ -100,12 +100,12 @@ impl Sender {
 
     /// Sends the oldest frames; what went, at least one.
     pub fn send(&mut self, socket: &Socket, destinations: &[Destination]) -> io::Result<Sent> {
-        self.find_runs(destinations);
+        self.find_trains(destinations);
         let mut first = self.first;
-        for (place, run) in self.runs.iter().enumerate() {
+        for (place, train) in self.trains.iter().enumerate() {
             let Queued { start, length, address } = self.queued[first];
-            first += run.frames;
-            let bytes = &mut self.arena[start as usize..][..run.bytes];
+            first += train.frames;
+            let bytes = &mut self.arena[start as usize..][..train.bytes];
             self.vectors[place] = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
             let header = &mut self.headers[place];
             *header = empty_header();
@@ -115,28 +115,28 @@ impl Sender {
             let address = &destinations[usize::from(address)].address;
             header.msg_hdr.msg_name = address.as_ptr().cast::<c_void>().cast_mut();
             header.msg_hdr.msg_namelen = address.len();
-            if run.frames > 1 {
+            if train.frames > 1 {
                 self.controls[place] = SentSize::new(length);
                 header.msg_hdr.msg_control = ptr::from_mut(&mut self.controls[place]).cast();
                 header.msg_hdr.msg_controllen = size_of::<SentSize>() as _;
             }
         }
-        let count = c_uint::try_from(self.runs.len()).expect("a burst is small");
+        let count = c_uint::try_from(self.trains.len()).expect("a burst is small");
         let headers = self.headers.as_mut_ptr();
         // SAFETY: invariant 2; at least `count` headers, all of them just written, and the addresses are
         // borrowed until the end of this function.
         let outcome = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT as _) };
-        let left = &self.runs[..count_of(outcome)?];
-        let frames = left.iter().map(|run| run.frames).sum();
-        let in_runs = left.iter().map(|run| run.frames).filter(|frames| *frames > 1).sum();
+        let left = &self.trains[..count_of(outcome)?];
+        let frames = left.iter().map(|train| train.frames).sum();
+        let in_trains = left.iter().map(|train| train.frames).filter(|frames| *frames > 1).sum();
         self.take(frames);
-        Ok(Sent { frames, in_runs })
+        Ok(Sent { frames, in_trains })
     }
 
-    /// If the kernel was last asked to send a run first, and has not: its destination, and the length of its frames.
-    pub fn first_run(&self) -> Option<(usize, u16)> {
-        let is_run = self.runs.first().is_some_and(|run| run.frames > 1) && !self.is_empty();
-        let Queued { length, address, .. } = *self.queued.get(self.first).filter(|_| is_run)?;
+    /// If the kernel was last asked to send a train first, and has not: its destination, and the length of its frames.
+    pub fn first_train(&self) -> Option<(usize, u16)> {
+        let is_train = self.trains.first().is_some_and(|train| train.frames > 1) && !self.is_empty();
+        let Queued { length, address, .. } = *self.queued.get(self.first).filter(|_| is_train)?;
         Some((usize::from(address), length))
     }
 
@@ -144,27 +144,27 @@ impl Sender {
         self.take(1);
     }
 
-    /// Cuts what is queued into runs: frames of one size for one peer, of which the last may be shorter.
-    fn find_runs(&mut self, destinations: &[Destination]) {
-        self.runs.clear();
+    /// Cuts what is queued into trains: frames of one size for one peer, of which the last may be shorter.
+    fn find_trains(&mut self, destinations: &[Destination]) {
+        self.trains.clear();
         let mut rest = self.queued[self.first..].iter();
         while let Some(first) = rest.next() {
-            let mut run = Run { frames: 1, bytes: usize::from(first.length) };
-            let most = destinations[usize::from(first.address)].run_frame_bytes_max;
+            let mut train = Train { frames: 1, bytes: usize::from(first.length) };
+            let most = destinations[usize::from(first.address)].train_frame_bytes_max;
             let mut open = (1..=most).contains(&first.length);
             while open
                 && let Some(next) = rest.as_slice().first()
                 && next.address == first.address
                 && (1..=first.length).contains(&next.length)
-                && run.frames < RUN_FRAMES_MAX
-                && run.bytes + usize::from(next.length) <= RUN_BYTES_MAX
+                && train.frames < TRAIN_FRAMES_MAX
+                && train.bytes + usize::from(next.length) <= TRAIN_BYTES_MAX
             {
-                run.frames += 1;
-                run.bytes += usize::from(next.length);
+                train.frames += 1;
+                train.bytes += usize::from(next.length);
                 open = next.length == first.length;
                 rest.next();
             }
-            self.runs.push(run);
+            self.trains.push(train);
         }
     }
 
@@ -193,7 +193,7 @@ impl Sender {
 }
 
 /// The kernel's own bound (`UDP_MAX_SEGMENTS`), as it was in the first that could do it.
-const RUN_FRAMES_MAX: usize = 64;
+const TRAIN_FRAMES_MAX: usize = 64;
 /// The longest datagram over IPv4; over IPv6 it is longer.
-const RUN_BYTES_MAX: usize = 65_507;
+const TRAIN_BYTES_MAX: usize = 65_507;
 const _: () = assert!(FRAME_BYTES <= u16::MAX as usize && TX_BURST * FRAME_BYTES <= u32::MAX as usize);

@@ -23,15 +23,15 @@ fn udp_passes_the_suite() {
 
 /// What the kernel of the one cannot do, that of the other must not rely on.
 #[test]
-fn udp_without_runs_at_either_end_passes_the_suite() {
+fn udp_without_trains_at_either_end_passes_the_suite() {
     for (left_forgoes, right_forgoes) in [(true, true), (true, false), (false, true)] {
         suite::assert_passes(|| {
             let (mut left, mut right) = pair("127.0.0.1:0");
             if left_forgoes {
-                left.forgo_runs();
+                left.forgo_trains();
             }
             if right_forgoes {
-                right.forgo_runs();
+                right.forgo_trains();
             }
             (left, right)
         });
@@ -60,16 +60,16 @@ fn pass(left: &mut Udp, right: &mut Udp, lengths: &[usize]) {
     assert!(frames == sent, "{} frames came of {}", frames.len(), sent.len());
 }
 
-/// A run that were cut in other places than it was joined would hand up frames of no meaning.
+/// A train that were cut in other places than it was joined would hand up frames of no meaning.
 #[test]
-fn runs_of_any_lengths_arrive_as_the_frames_they_were() {
+fn trains_of_any_lengths_arrive_as_the_frames_they_were() {
     let mut prng = Prng::with_seed(1);
     let (mut left, mut right) = pair("127.0.0.1:0");
     let full = [FRAME_BYTES; 100];
     pass(&mut left, &mut right, &full);
-    if left.sends_runs {
-        assert_eq!((left.stats().sent_in_runs, left.stats().runs_refused), (100, 0));
-        assert!(right.stats().received_in_runs >= 98, "{:?}", right.stats());
+    if left.sends_trains {
+        assert_eq!((left.stats().sent_in_trains, left.stats().trains_refused), (100, 0));
+        assert!(right.stats().received_in_trains >= 98, "{:?}", right.stats());
     }
     for _ in 0..200 {
         let some = [0, 1, 99, 100, 101, FRAME_BYTES - 1, FRAME_BYTES];
@@ -81,14 +81,14 @@ fn runs_of_any_lengths_arrive_as_the_frames_they_were() {
     assert_eq!(left.stats().frames_sent, right.stats().frames_received);
 }
 
-/// A device, a path or a kernel that will not cut runs must cost throughput, never the frames.
+/// A device, a path or a kernel that will not cut trains must cost throughput, never the frames.
 #[test]
-fn refused_runs_leave_as_single_frames_and_are_counted() {
+fn refused_trains_leave_as_single_frames_and_are_counted() {
     let (mut left, mut right) = pair("127.0.0.1:0");
     options::forgo_checksums(&left.socket).unwrap();
     pass(&mut left, &mut right, &[1_000; 20]);
     pass(&mut left, &mut right, &[500; 200]);
-    assert_eq!((left.stats().runs_refused, left.stats().sent_in_runs), (1, 0));
+    assert_eq!((left.stats().trains_refused, left.stats().sent_in_trains), (1, 0));
     assert_eq!((left.stats().frames_sent, left.stats().undeliverable), (220, 0));
 }
 
