@@ -168,7 +168,7 @@ fn restart(options: &RestartOptions, interrupted: &AtomicBool) -> anyhow::Result
 
 fn rpc(options: &RpcOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
     // A report that cannot be written is noticed now, not after the run.
-    options.json.iter().try_for_each(|path| write(path, String::new()))?;
+    options.json.iter().chain(&options.hdr).try_for_each(|path| write(path, String::new()))?;
     tell(rpc::run(options, interrupted)?, options.json.as_deref())
 }
 

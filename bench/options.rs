@@ -239,15 +239,21 @@ pub struct RpcOptions {
     /// What the frames go over
     #[arg(long, value_enum, default_value_t = Medium::Udp)]
     pub nic: Medium,
-    /// How long to measure each figure
+    /// How long to measure each figure, in four slices
     #[arg(long = "duration", value_name = "DURATION", default_value = "2s", value_parser = parse_duration_ns)]
     pub duration_ns: u64,
+    /// How long to run before measuring, in each slice
+    #[arg(long = "warmup", value_name = "DURATION", default_value = "50ms", value_parser = parse_duration_ns)]
+    pub warmup_ns: u64,
     /// Of the messages, and of the frames lost
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the round trips of one request at a time, of the first size, as a percentile table (.hgrm)
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,13 +11,14 @@ mod raw;
 mod report;
 
 use crate::failover::Told;
+use crate::hgrm;
 use crate::options::RpcOptions;
 use crate::runner::progress;
 use anyhow::bail;
 use copy::Copied;
 use hdrhistogram::Histogram;
 use load::{Answered, Load};
-use mako::bounds::{MS, SECOND};
+use mako::bounds::SECOND;
 use mako::reactor::affinity;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -30,7 +31,7 @@ pub fn run(options: &RpcOptions, interrupted: &AtomicBool) -> anyhow::Result<Tol
         copied: Copied::default(),
         copied_lossy: Copied::default(),
     };
-    let slice = Slice { warmup_ns: WARMUP_NS, ns: options.duration_ns / ROUNDS, seed: options.seed };
+    let slice = Slice { warmup_ns: options.warmup_ns, ns: options.duration_ns / ROUNDS, seed: options.seed };
     let sessions = options.sessions as usize;
     let bytes = usize::try_from(options.message_bytes)?;
     let steps = ROUNDS * (options.sizes.len() * (4 + 2 * options.windows.len()) + 3) as u64;
@@ -54,6 +55,9 @@ pub fn run(options: &RpcOptions, interrupted: &AtomicBool) -> anyhow::Result<Tol
         step()?;
     }
     bar.finish_and_clear();
+    if let (Some(path), Some(of_size)) = (&options.hdr, results.sizes.first()) {
+        crate::write(path, hgrm::render(&of_size.ping.round_trips))?;
+    }
     Ok(report::tell(options, &results))
 }
 
@@ -176,7 +180,6 @@ fn histogram() -> Histogram<u64> {
 
 /// Each measurement is taken in so many slices, in turn with the others.
 const ROUNDS: u64 = 4;
-const WARMUP_NS: u64 = 50 * MS;
 
 #[cfg(test)]
 mod tests {
@@ -186,7 +189,18 @@ mod tests {
     /// A bench that nobody runs rots. What it measured on a machine that does other things is not judged.
     #[test]
     fn every_figure_has_the_medium_beside_it_and_every_answer_is_right() {
-        let words = ["mako-bench", "rpc", "--duration", "40ms", "--window", "1,4", "--message", "300KiB"];
+        let words = [
+            "mako-bench",
+            "rpc",
+            "--duration",
+            "40ms",
+            "--warmup",
+            "1ms",
+            "--window",
+            "1,4",
+            "--message",
+            "300KiB",
+        ];
         let Bench::Rpc(options) = Options::read(words).unwrap().bench else { panic!("rpc") };
         let told = run(&options, &AtomicBool::new(false)).unwrap();
         let json = told.json;

@@ -149,7 +149,7 @@ mod tests {
     /// A limit measured with datagrams that are not what they seem would be a limit of something else.
     #[test]
     fn datagrams_come_back_as_they_were_sent() {
-        let (mut left, mut right) = Raw::pair().unwrap();
+        let (mut left, right) = Raw::pair().unwrap();
         let sent: Vec<Vec<u8>> = (1..=20_u8).map(|byte| vec![byte; usize::from(byte) * 50]).collect();
         assert_eq!(left.send(sent.iter().map(Vec::as_slice)), sent.len());
         let mut moved = right;

@@ -24,12 +24,13 @@ pub fn tell(options: &RpcOptions, results: &Results) -> Told {
             "sessions": options.sessions,
             "message": options.message_bytes,
             "duration": format_duration_ns(options.duration_ns),
+            "warmup": format_duration_ns(options.warmup_ns),
             "seed": options.seed,
         },
         "machine": Machine::read(),
         "throughput_per_s": first.map(|(_, window)| window.all.per_s().round()),
         "latency_us": { "round_trip": first.map(|(of_size, _)| Percentiles::of(&of_size.ping.round_trips)) },
-        "sizes": results.sizes.iter().map(|of_size| size_json(of_size)).collect::<Vec<_>>(),
+        "sizes": results.sizes.iter().map(size_json).collect::<Vec<_>>(),
         "long_message": long_json(results),
         "checks": checks_json(&verdicts),
     });
@@ -108,7 +109,7 @@ fn size_json(of_size: &OfSize) -> Value {
             "rpc": of_size.apart.per_s().round(),
             "ratio": of_size.apart_ratio(),
         },
-        "windows": of_size.windows.iter().map(|window| window_json(window)).collect::<Vec<_>>(),
+        "windows": of_size.windows.iter().map(window_json).collect::<Vec<_>>(),
     })
 }
 

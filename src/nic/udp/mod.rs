@@ -36,8 +36,8 @@ pub struct Udp {
     destinations: Vec<Destination>,
     /// The kernel can cut trains of frames.
     sends_trains: bool,
-    /// The last call found a datagram: there may be many.
-    is_busy: bool,
+    /// Calls in a row that have found nothing.
+    empty_polls: u32,
     stats: NicStats,
 }
 
@@ -72,7 +72,7 @@ impl Udp {
             places: Vec::new(),
             destinations: Vec::new(),
             sends_trains,
-            is_busy: false,
+            empty_polls: 0,
             stats: NicStats { trains_refused, ..NicStats::default() },
         };
         peers.iter().try_for_each(|(peer, address)| udp.set_peer(*peer, *address))?;
@@ -183,12 +183,13 @@ impl Nic for Udp {
 }
 
 impl Udp {
-    /// Whether anything came. A datagram that is awaited usually comes alone, and finding that there is no second
-    /// costs time while it waits: so only the next call looks for more.
+    /// Whether anything came. What a core has spun for usually comes alone, and finding that there is no second costs
+    /// time while it waits: so only the next call looks for more. Where a core has slept, a burst has gathered.
     fn receive(&mut self) -> bool {
-        let buffers = if self.is_busy { BUFFERS } else { 1 };
+        let buffers = if self.empty_polls < SPINNING_POLLS { BUFFERS } else { 1 };
         let came = self.receiver.receive(&self.socket, buffers);
-        self.is_busy = came.as_ref().is_ok_and(|count| *count > 0);
+        let found = came.as_ref().is_ok_and(|count| *count > 0);
+        self.empty_polls = if found { 0 } else { self.empty_polls.saturating_add(1) };
         if let Err(error) = came {
             match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
@@ -196,7 +197,7 @@ impl Udp {
                 _ => self.stats.receive_errors += 1,
             }
         }
-        self.is_busy
+        found
     }
 
     /// Whether frames that were to leave as one now go one by one: the device cannot cut them, or not into frames of
@@ -253,3 +254,6 @@ fn is_for_later(error: &io::Error) -> bool {
     let full = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
     full || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+/// Who has looked in vain so often is spinning: about two microseconds.
+const SPINNING_POLLS: u32 = 8;

@@ -126,6 +126,8 @@ fn empty_control() -> cmsghdr {
 /// Bytes of each up to the end of its integer.
 const SENT_LENGTH: usize = offset_of!(SentSize, size) + size_of::<u16>();
 const JOINED_LENGTH: usize = offset_of!(JoinedSize, size) + size_of::<c_int>();
-// SAFETY: these compute with the number they are given and follow no pointer.
-const LAYOUT: [c_uint; 2] = unsafe { [libc::CMSG_LEN(2), libc::CMSG_LEN(4)] };
-const _: () = assert!(SENT_LENGTH == LAYOUT[0] as usize && JOINED_LENGTH == LAYOUT[1] as usize);
+// SAFETY: it computes with the number it is given and follows no pointer.
+const SENT_LAYOUT: c_uint = unsafe { libc::CMSG_LEN(2) };
+// SAFETY: as above.
+const JOINED_LAYOUT: c_uint = unsafe { libc::CMSG_LEN(4) };
+const _: () = assert!(SENT_LENGTH == SENT_LAYOUT as usize && JOINED_LENGTH == JOINED_LAYOUT as usize);

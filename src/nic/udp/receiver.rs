@@ -98,7 +98,7 @@ impl Receiver {
         let Place { buffer, offset } = self.next;
         let header = &self.headers[buffer];
         let length = header.msg_len as usize;
-        let joined = self.controls[buffer].size(header.msg_hdr.msg_controllen as usize);
+        let joined = self.controls[buffer].size(header.msg_hdr.msg_controllen as _);
         let end = joined.map_or(length, |size| length.min(offset + size));
         self.next = if end < length {
             Place { buffer, offset: end }
