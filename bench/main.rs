@@ -1,7 +1,7 @@
 //! The command `mako-bench`: runs one workload against a cluster and reports what it measured.
 //!
 //! Exit code 0 when it ran and every check held, 1 when not, 2 on bad usage.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod arrivals;
 mod bank;
@@ -23,6 +23,7 @@ mod options;
 mod registers;
 mod report;
 mod restart;
+mod rpc;
 mod runner;
 mod summary;
 mod tpcc;
@@ -37,7 +38,8 @@ use mako::config::{Config, Mistakes, Table, format_duration_ns};
 use mako::server::{StartError, StopError};
 use mako::types::TableId;
 use options::{
-    BankOptions, Bench, FailoverOptions, MicroOptions, Options, RestartOptions, RunOptions, TpccOptions,
+    BankOptions, Bench, FailoverOptions, MicroOptions, Options, RestartOptions, RpcOptions, RunOptions,
+    TpccOptions,
 };
 use report::{Outcome, Report};
 use serde_json::{Map, Value, json};
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Bench::Bank(options) => bank(&options, &interrupted),
         Bench::Failover(options) => failover(&options, &interrupted),
         Bench::Restart(options) => restart(&options, &interrupted),
+        Bench::Rpc(options) => rpc(&options, &interrupted),
         Bench::Node(options) => node::run(&options).map(|()| true),
     });
     match result {
@@ -163,6 +166,12 @@ fn restart(options: &RestartOptions, interrupted: &AtomicBool) -> anyhow::Result
     settings.extend(own.as_object().cloned().unwrap_or_default());
     let told = restart::run(options, cluster.config, settings.into(), interrupted)?;
     tell(told, options.json.as_deref())
+}
+
+fn rpc(options: &RpcOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+    // A report that cannot be written is noticed now, not after the run.
+    options.json.iter().chain(&options.hdr).try_for_each(|path| write(path, String::new()))?;
+    tell(rpc::run(options, interrupted)?, options.json.as_deref())
 }
 
 /// Writes and prints what a run has to say; whether it held what was promised.

@@ -7,8 +7,9 @@
 use crate::failover::VALUE_BYTES_MAX;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use mako::bounds::{CHUNK_BYTES, CORES_MAX, MESSAGE_BYTES_MAX, NODES_MAX, REQUEST_SLOTS};
 use mako::cli::ClusterFlags;
-use mako::config::{parse_duration_ns, parse_size_bytes};
+use mako::config::{format_size_bytes, parse_duration_ns, parse_size_bytes};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -64,6 +65,9 @@ pub enum Bench {
     /// Fills a partition, stops it, and starts it again: how long that takes, and where the time goes
     #[command(after_help = "Example: mako-bench restart --size 1GiB --value-size 100")]
     Restart(RestartOptions),
+    /// The transport alone: requests per second of one core, round trips, long messages; and the bare socket beside it
+    #[command(after_help = "Example: mako-bench rpc --size 32,1024 --window 1,8,64 --json rpc.json")]
+    Rpc(RpcOptions),
     /// One node of a cluster file, that makes payments until it is killed; for tests
     #[command(hide = true)]
     Node(NodeOptions),
@@ -207,6 +211,65 @@ pub struct RestartOptions {
 }
 
 #[derive(Args, Clone, Debug)]
+pub struct RpcOptions {
+    /// Bytes of a request and of its response; several, to measure each
+    #[arg(
+        long = "size",
+        value_name = "BYTES",
+        value_delimiter = ',',
+        default_value = "32",
+        value_parser = clap::value_parser!(u32).range(8..=CHUNK_BYTES as i64)
+    )]
+    pub sizes: Vec<u32>,
+    /// Requests of a session that are under way; several, to measure each
+    #[arg(
+        long = "window",
+        value_name = "REQUESTS",
+        value_delimiter = ',',
+        default_value = "8",
+        value_parser = clap::value_parser!(u32).range(1..=REQUEST_SLOTS as i64)
+    )]
+    pub windows: Vec<u32>,
+    /// Sessions between the two cores
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=RPC_SESSIONS_MAX))]
+    pub sessions: u32,
+    /// Bytes of a long message
+    #[arg(long = "message", value_name = "SIZE", default_value = "8MiB", value_parser = message_bytes)]
+    pub message_bytes: u64,
+    /// What the frames go over
+    #[arg(long, value_enum, default_value_t = Medium::Udp)]
+    pub nic: Medium,
+    /// How long to measure each figure, in four slices
+    #[arg(long = "duration", value_name = "DURATION", default_value = "2s", value_parser = parse_duration_ns)]
+    pub duration_ns: u64,
+    /// How long to run before measuring, in each slice
+    #[arg(long = "warmup", value_name = "DURATION", default_value = "50ms", value_parser = parse_duration_ns)]
+    pub warmup_ns: u64,
+    /// Of the messages, and of the frames lost
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the round trips of one request at a time, of the first size, as a percentile table (.hgrm)
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Medium {
+    /// Kernel sockets, over loopback
+    Udp,
+}
+
+fn message_bytes(text: &str) -> Result<u64, String> {
+    let bytes = parse_size_bytes(text).map_err(|refusal| refusal.to_string())?;
+    let fits = (1..=MESSAGE_BYTES_MAX as u64).contains(&bytes);
+    fits.then_some(bytes)
+        .ok_or_else(|| format!("a message has 1B to {}", format_size_bytes(MESSAGE_BYTES_MAX as u64)))
+}
+
+#[derive(Args, Clone, Debug)]
 pub struct NodeOptions {
     /// The cluster file, with one table that is routed by a leading integer of four bytes
     #[arg(long, value_name = "FILE")]
@@ -249,6 +312,8 @@ const CLIENTS_MAX: i64 = 65_536;
 const RATE_MAX: u64 = 100_000_000;
 /// Routing takes the warehouse modulo the slots; more warehouses than that only make the load longer.
 const WAREHOUSES_MAX: i64 = 16_384;
+/// Every endpoint of a cluster but one.
+const RPC_SESSIONS_MAX: i64 = ((NODES_MAX - 1) * CORES_MAX) as i64;
 /// An audit reads every account in one transaction.
 const ACCOUNTS_MAX: i64 = 10_000_000;
 /// Bounds of the arrays in which `micro` draws a transaction and builds a value.
@@ -276,6 +341,10 @@ mod tests {
             "bank --accounts 1",
             "bank --clients 0",
             "bank --rate 0",
+            "rpc --size 7",
+            "rpc --window 8,257",
+            "rpc --message 9MiB",
+            "rpc --sessions 0",
             "bank --rate 10 --clients 10",
             "ycsb",
         ];

@@ -212,6 +212,9 @@ pub const CASTS_RECEIVED_MAX: usize = 4_096;
 pub const WINDOW_FRAMES_MIN: u32 = 128;
 pub const WINDOW_FRAMES_INITIAL: u32 = 256;
 pub const WINDOW_FRAMES_MAX: u32 = 1_024;
+/// Frames to one peer before it is another's turn: as many as a full datagram of the kernel holds (GSO), and few
+/// enough that each of several peers has its part of a burst.
+pub const FRAMES_IN_ROW: u32 = 44;
 /// Frame numbers a session remembers, sent (acknowledged out of order) and received (duplicates).
 pub const FRAMES_REMEMBERED: usize = 2_048;
 /// How far, in packets, a message may run ahead of what has arrived of it. It limits the memory one
@@ -244,6 +247,7 @@ const _: () = assert!(BUFFER_BYTES_SMALL >= CAST_BYTES_MAX && BUFFER_BYTES_SMALL
 // A burst is acknowledged in one go: every frame of it must still be remembered.
 const _: () = assert!(RX_BURST <= FRAMES_REMEMBERED && FRAMES_REMEMBERED.is_multiple_of(64));
 const _: () = assert!(WINDOW_FRAMES_MAX as usize * 2 <= FRAMES_REMEMBERED);
+const _: () = assert!(FRAMES_IN_ROW as usize * 4 <= TX_BURST);
 const _: () = assert!(ACK_FRAMES < WINDOW_FRAMES_MIN && WINDOW_FRAMES_MIN <= WINDOW_FRAMES_INITIAL);
 const _: () = assert!(2 * ACK_DELAY_NS <= RTO_NS_MIN && RTO_NS_MIN < RTO_NS_INITIAL);
 const _: () = assert!(RTO_NS_MAX * 4 <= CALL_TIMEOUT_NS && PING_INTERVAL_NS * 4 <= CALL_TIMEOUT_NS);

@@ -41,7 +41,7 @@ pub trait Nic {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Wake {
-    /// Becomes readable when a frame has come.
+    /// Becomes readable when a frame has come, once a burst has found none: a back end may hold some itself.
     pub fd: Option<RawFd>,
     /// When `tx_flush` has something to do though nothing was pushed.
     pub deadline: Option<Timestamp>,
@@ -66,6 +66,12 @@ pub struct NicStats {
     pub lost: u64,
     /// Receive calls that failed for another reason than that nothing had come.
     pub receive_errors: u64,
+    /// Frames that the kernel took or handed over together with others, by one pass through its network.
+    pub sent_in_trains: u64,
+    pub received_in_trains: u64,
+    /// How often frames had to go one by one from then on: to one peer, or above a length, because the kernel or
+    /// the device would not cut a train of them; or in a direction in which the kernel knows no trains at all.
+    pub trains_refused: u64,
     /// Frames of other protocols, or for somebody else.
     pub foreign: u64,
     /// Frames with a wrong checksum.

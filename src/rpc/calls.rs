@@ -54,9 +54,10 @@ impl Calls {
 
     /// Moves the oldest call of the backlog into a slot; `None` when it must wait on.
     pub fn start(&mut self, held: &mut Held) -> Option<MessageRef> {
+        let bytes = self.backlog.front()?.message.len();
         let index = match self.free.last() {
             Some(index) => *index,
-            None if self.slots.len() < REQUEST_SLOTS && !self.backlog.is_empty() => {
+            None if self.slots.len() < REQUEST_SLOTS => {
                 let index = u16::try_from(self.slots.len()).expect("slots are few");
                 self.slots.push(CallSlot::default());
                 self.free.push(index);
@@ -64,7 +65,6 @@ impl Calls {
             }
             None => return None,
         };
-        let bytes = self.backlog.front()?.message.len();
         if !may_start(bytes, held.in_transit_bytes) {
             return None;
         }

@@ -63,6 +63,11 @@ impl Header {
     }
 }
 
+/// Whom a frame is for, where one socket serves several endpoints; `None` for what is no frame of ours.
+pub fn is_for(frame: &[u8]) -> Option<Endpoint> {
+    Header::decode(frame).ok().map(|(header, _)| header.to)
+}
+
 /// Whether a frame is numbered is known only when its packets are in.
 pub fn set_number(frame: &mut [u8], number: u64) {
     frame[NUMBER_AT..HEADER_BYTES].copy_from_slice(&number.to_le_bytes());

@@ -12,8 +12,10 @@ use crate::types::Timestamp;
 
 pub struct History {
     largest: u64,
-    /// Bit `b` of word `w`: frame `largest - 64 * w - b` has been received.
+    /// A ring: the bit of frame `n` is at `place_of(n)`, for the last `FRAMES_REMEMBERED` up to `largest`.
     received: [u64; WORDS],
+    /// What the last acknowledgement said: bit `b` of word `w` stands for frame `largest - 64 * w - b`.
+    said: [u64; WORDS],
     /// Frames recorded since the last acknowledgement, the lowest of them, and when the first came.
     owed: u32,
     owed_lowest: u64,
@@ -27,6 +29,7 @@ impl History {
         History {
             largest: 0,
             received: [0; WORDS],
+            said: [0; WORDS],
             owed: 0,
             owed_lowest: 0,
             owed_since: Timestamp(0),
@@ -39,22 +42,21 @@ impl History {
         if number > self.largest {
             return None;
         }
-        let age = self.largest - number;
-        if age >= FRAMES_REMEMBERED as u64 {
+        if self.largest - number >= FRAMES_REMEMBERED as u64 {
             return Some(Ignored::ForgottenFrame);
         }
-        let (word, bit) = (age as usize / 64, age % 64);
+        let (word, bit) = place_of(number);
         (self.received[word] >> bit & 1 == 1).then_some(Ignored::RepeatedFrame)
     }
 
     pub fn record(&mut self, now: Timestamp, number: u64) {
         assert!(self.ignore_frame(number).is_none(), "frame {number} recorded twice");
         if number > self.largest {
-            self.shift(number - self.largest);
+            self.forget_until(number);
             self.largest = number;
         }
-        let age = (self.largest - number) as usize;
-        self.received[age / 64] |= 1 << (age % 64);
+        let (word, bit) = place_of(number);
+        self.received[word] |= 1 << bit;
         if self.owed == 0 {
             self.owed_since = now;
             self.owed_lowest = number;
@@ -88,21 +90,38 @@ impl History {
         let words = usize::try_from(span / 64).map_or(WORDS, |word| (word + 2).min(WORDS));
         self.owed = 0;
         self.overdue = false;
-        (self.largest, &self.received[..words])
+        let mut number = self.largest;
+        for word in 0..words {
+            self.said[word] = self.ending_at(number);
+            number = number.wrapping_sub(64);
+        }
+        (self.largest, &self.said[..words])
     }
 
-    fn shift(&mut self, by: u64) {
-        if by >= FRAMES_REMEMBERED as u64 {
+    /// Makes room for the frames beyond `largest` up to `number`.
+    fn forget_until(&mut self, number: u64) {
+        if number - self.largest >= FRAMES_REMEMBERED as u64 {
             self.received = [0; WORDS];
             return;
         }
-        let (words, bits) = (by as usize / 64, by % 64);
-        for word in (0..WORDS).rev() {
-            let high = if word >= words { self.received[word - words] } else { 0 };
-            let low = if word > words { self.received[word - words - 1] } else { 0 };
-            self.received[word] = if bits == 0 { high } else { high << bits | low >> (64 - bits) };
+        for number in self.largest + 1..=number {
+            let (word, bit) = place_of(number);
+            self.received[word] &= !(1 << bit);
         }
     }
+
+    /// Bit `b` stands for frame `number - b`. Frames before the first one were not received.
+    fn ending_at(&self, number: u64) -> u64 {
+        let (word, bit) = place_of(number);
+        let high = self.received[word] << (63 - bit);
+        let low = self.received[(word + WORDS - 1) % WORDS];
+        (high | low.checked_shr(bit + 1).unwrap_or(0)).reverse_bits()
+    }
+}
+
+/// Word and bit of a frame. Counting backwards past 0 ends in places of frames that have not come.
+fn place_of(number: u64) -> (usize, u32) {
+    ((number / 64) as usize % WORDS, (number % 64) as u32)
 }
 
 const WORDS: usize = FRAMES_REMEMBERED / 64;

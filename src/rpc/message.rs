@@ -14,7 +14,7 @@ use super::frame::{Part, chunk_of, packets_of};
 use super::stats::Ignored;
 use crate::bounds::{AHEAD_PACKETS_MAX, IN_TRANSIT_BYTES_MAX};
 
-/// A message being sent. Closed (`packets == 0`) once the peer has it or nobody wants it any more.
+/// A message being sent. Closed (all of it zero) once the peer has it or nobody wants it any more.
 #[derive(Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
@@ -29,8 +29,8 @@ pub struct Outgoing {
 impl Outgoing {
     pub fn open(&mut self, bytes: Vec<u8>) {
         assert!(self.packets == 0, "a slot sends one message at a time");
-        let packets = packets_of(bytes.len());
-        *self = Outgoing { bytes, packets, ..Outgoing::default() };
+        self.packets = packets_of(bytes.len());
+        self.bytes = bytes;
     }
 
     pub fn is_open(&self) -> bool {
@@ -81,13 +81,14 @@ impl Outgoing {
     }
 
     pub fn close(&mut self, in_transit_bytes: &mut usize, buffers: &mut Buffers) {
+        if self.packets == 0 {
+            return;
+        }
         if self.in_transit {
             *in_transit_bytes -= self.bytes.len();
         }
-        let closed = std::mem::take(self);
-        if closed.packets > 0 {
-            buffers.recycle(closed.bytes);
-        }
+        buffers.recycle(std::mem::take(&mut self.bytes));
+        (self.packets, self.unsent, self.acked, self.in_transit) = (0, 0, 0, false);
     }
 }
 

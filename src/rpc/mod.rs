@@ -29,9 +29,10 @@ mod stats;
 mod tests;
 mod window;
 
+pub use frame::is_for as frame_is_for;
 pub use stats::{Ignored, RpcStats};
 
-use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, MESSAGE_BYTES_MAX, NODES_MAX};
+use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, FRAMES_IN_ROW, MESSAGE_BYTES_MAX, NODES_MAX};
 use crate::types::{Endpoint, Timestamp};
 use buffers::Buffers;
 use flight::PacketRef;
@@ -47,8 +48,12 @@ pub struct Rpc {
     sessions: Vec<Session>,
     /// Sessions that may have a frame to send, served in turn.
     ready: VecDeque<u16>,
-    /// No session has anything to do before.
+    /// Frames that the session served last has sent one after the other.
+    in_row: u32,
+    /// No session but the `changed` ones has anything to do before.
     due: Option<Timestamp>,
+    /// Sessions to which something has happened since `due` was reckoned: much happens to one in a turn.
+    changed: Vec<u16>,
 }
 
 /// What the sessions of a core have in common.
@@ -108,7 +113,9 @@ impl Rpc {
             index: vec![None; nodes * CORES_MAX].into_boxed_slice(),
             sessions: Vec::new(),
             ready: VecDeque::new(),
+            in_row: 0,
             due: None,
+            changed: Vec::new(),
         }
     }
 
@@ -167,22 +174,31 @@ impl Rpc {
     }
 
     pub fn on_tick(&mut self, now: Timestamp) {
+        while let Some(index) = self.changed.pop() {
+            let session = &mut self.sessions[usize::from(index)];
+            session.is_changed = false;
+            self.due = session.deadline().into_iter().chain(self.due).min();
+        }
         if self.due.is_none_or(|due| now < due) {
             return;
         }
         self.due = None;
         for index in 0..self.sessions.len() {
             let session = &mut self.sessions[index];
-            if session.deadline().is_some_and(|due| due <= now) {
+            let mut due = session.deadline();
+            if due.is_some_and(|due| due <= now) {
                 session.on_tick(now, &mut self.shared);
+                due = session.deadline();
+                self.make_ready(u16::try_from(index).expect("sessions are few"));
             }
-            self.schedule(u16::try_from(index).expect("sessions are few"));
+            self.due = due.into_iter().chain(self.due).min();
         }
     }
 
     /// No call of `on_tick` before this does anything. It may turn out that nothing was due then.
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.due
+        let changed = self.changed.iter().filter_map(|index| self.sessions[usize::from(*index)].deadline());
+        changed.chain(self.due).min()
     }
 
     /// Fills `frame` with the next frame to send and says to whom. Packets for one peer share frames,
@@ -195,10 +211,22 @@ impl Rpc {
             if session.fill_frame(now, frame, &mut self.shared) {
                 self.shared.stats.frames_sent += 1;
                 self.schedule(index);
+                self.go_on_with(index);
                 return Some(peer);
             }
+            self.in_row = 0;
         }
         None
+    }
+
+    /// Frames for one peer leave in a row, of which a NIC makes one of what it does; but not for ever.
+    fn go_on_with(&mut self, index: u16) {
+        self.in_row += 1;
+        if self.ready.back() == Some(&index) && self.in_row < FRAMES_IN_ROW {
+            self.ready.rotate_right(1);
+        } else {
+            self.in_row = 0;
+        }
     }
 
     /// The round trip to the nearest peer, in nanoseconds; `None` while none is measured.
@@ -240,12 +268,17 @@ impl Rpc {
     /// After anything that happened to a session.
     fn schedule(&mut self, index: u16) {
         let session = &mut self.sessions[usize::from(index)];
+        if !std::mem::replace(&mut session.is_changed, true) {
+            self.changed.push(index);
+        }
+        self.make_ready(index);
+    }
+
+    fn make_ready(&mut self, index: u16) {
+        let session = &mut self.sessions[usize::from(index)];
         if !session.is_ready && session.wants_frame() {
             session.is_ready = true;
             self.ready.push_back(index);
-        }
-        if let Some(due) = session.deadline() {
-            self.due = Some(self.due.map_or(due, |first| first.min(due)));
         }
     }
 }

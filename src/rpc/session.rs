@@ -61,6 +61,8 @@ pub struct Session {
     is_dormant: bool,
     /// Set while the session is in the core's list of sessions with something to send.
     pub is_ready: bool,
+    /// Set while the session is in the core's list of sessions whose deadline is to be reckoned.
+    pub is_changed: bool,
 }
 
 impl Session {
@@ -87,6 +89,7 @@ impl Session {
             owes_ping: false,
             is_dormant: false,
             is_ready: false,
+            is_changed: false,
         }
     }
 
@@ -263,11 +266,12 @@ impl Session {
             self.peer_incarnation = header.from_incarnation;
             self.peer_generation = header.generation;
             self.hello_wait_ns = HELLO_INTERVAL_NS_MIN;
+            self.start_messages();
         } else if header.generation > self.peer_generation {
             self.peer_generation = header.generation;
             self.served.abandon(&mut self.held, &mut shared.buffers);
+            self.start_messages();
         }
-        self.start_messages();
     }
 
     /// Invariant 1: of a frame that does not name our incarnation only the casts are taken.

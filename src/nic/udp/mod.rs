@@ -1,22 +1,27 @@
 //! Kernel UDP: one non-blocking socket per core, read and written in bursts.
 //!
-//! The unsafe room is `mmsg`; this file decides what becomes of each frame and each error.
+//! The unsafe rooms are `receiver`, `sender` and `options`; this file decides what becomes of each frame and each
+//! error. Where the kernel can, frames of one size for one peer pass through it as a train, one message (GSO and
+//! GRO): that saves most of what a datagram costs. Where it cannot, they go one by one.
 //!
 //! No error of the network is fatal: a datagram may be lost anyway, so one that the kernel will not
 //! take is dropped and counted, and one it cannot take *now* is kept.
 #![deny(unsafe_code)]
 
-mod mmsg;
+mod options;
+mod receiver;
+mod sender;
 #[cfg(test)]
 mod tests;
 
 #[cfg(test)]
-pub use mmsg::wait_readable;
+pub use options::wait_readable;
 
 use super::{Nic, NicStats, Wake, place_of};
-use crate::bounds::{FRAME_BYTES, SOCKET_BUFFER_BYTES};
+use crate::bounds::{FRAME_BYTES, RX_BURST, SOCKET_BUFFER_BYTES};
 use crate::types::{Endpoint, Timestamp};
-use mmsg::{Receiver, Sender};
+use receiver::{BUFFERS, Received, Receiver};
+use sender::{Destination, Sender};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -26,9 +31,13 @@ pub struct Udp {
     socket: Socket,
     receiver: Receiver,
     sender: Sender,
-    /// The address of core `c` of node `n` is `addresses[places[n * CORES_MAX + c]]`.
+    /// Core `c` of node `n` is at `destinations[places[n * CORES_MAX + c]]`.
     places: Vec<Option<u16>>,
-    addresses: Vec<SockAddr>,
+    destinations: Vec<Destination>,
+    /// The kernel can cut trains of frames.
+    sends_trains: bool,
+    /// Calls in a row that have found nothing.
+    empty_polls: u32,
     stats: NicStats,
 }
 
@@ -52,13 +61,19 @@ impl Udp {
             io::ErrorKind::AddrNotAvailable => NicError::AddressNotLocal { address },
             _ => NicError::Socket { address, source },
         })?;
+        let receiver = Receiver::new().map_err(|source| NicError::Socket { address, source })?;
+        let sends_trains = options::can_segment(&socket);
+        let receives_trains = options::join_received(&socket, true).is_ok();
+        let trains_refused = u64::from(!sends_trains) + u64::from(!receives_trains);
         let mut udp = Udp {
             socket,
-            receiver: Receiver::new(),
+            receiver,
             sender: Sender::new(),
             places: Vec::new(),
-            addresses: Vec::new(),
-            stats: NicStats::default(),
+            destinations: Vec::new(),
+            sends_trains,
+            empty_polls: 0,
+            stats: NicStats { trains_refused, ..NicStats::default() },
         };
         peers.iter().try_for_each(|(peer, address)| udp.set_peer(*peer, *address))?;
         Ok(udp)
@@ -79,9 +94,24 @@ impl Udp {
         if self.places.len() <= place {
             self.places.resize(place + 1, None);
         }
-        self.places[place] = Some(u16::try_from(self.addresses.len()).expect("endpoints are bounded"));
-        self.addresses.push(SockAddr::from(address));
+        let address = SockAddr::from(address);
+        // Endpoints may share an address, and their frames a train.
+        let known = self.destinations.iter().position(|destination| destination.address == address);
+        let known = known.unwrap_or_else(|| {
+            let train_frame_bytes_max = if self.sends_trains { u16::MAX } else { 0 };
+            self.destinations.push(Destination { address, train_frame_bytes_max });
+            self.destinations.len() - 1
+        });
+        self.places[place] = Some(u16::try_from(known).expect("endpoints are bounded"));
         Ok(())
+    }
+
+    /// Sends and receives each frame by itself, as on a kernel that cannot do otherwise.
+    pub fn forgo_trains(&mut self) {
+        self.sends_trains = false;
+        self.destinations.iter_mut().for_each(|destination| destination.train_frame_bytes_max = 0);
+        // Fails where there is nothing to forgo.
+        let _ = options::join_received(&self.socket, false);
     }
 
     /// With the port the kernel chose, if it was to choose.
@@ -95,25 +125,13 @@ impl Udp {
 
 impl Nic for Udp {
     fn rx_burst(&mut self, max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
-        let count = match self.receiver.receive(&self.socket, max) {
-            Ok(count) => count,
-            Err(error) => {
-                match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::ConnectionRefused => self.stats.refused += 1,
-                    _ => self.stats.receive_errors += 1,
-                }
-                return 0;
-            }
-        };
         let mut handed = 0;
-        for place in 0..count {
-            match self.receiver.frame(place) {
-                Some(frame) => {
-                    handed += 1;
-                    sink(frame);
-                }
-                None => self.stats.truncated += 1,
+        // A flood of what is no frame must not hold up the turn: so many calls, and no more.
+        for _ in 0..RX_BURST / BUFFERS {
+            let more = !self.receiver.is_empty() || self.receive();
+            handed += self.hand_out(max - handed, sink);
+            if handed == max || !more || self.receiver.filled() < BUFFERS {
+                break;
             }
         }
         self.stats.frames_received += handed as u64;
@@ -133,10 +151,16 @@ impl Nic for Udp {
     /// Each round sends some or drops one, or is the last.
     fn tx_flush(&mut self, _now: Timestamp) -> usize {
         while !self.sender.is_empty() {
-            match self.sender.send(&self.socket, &self.addresses) {
-                Ok(count) => self.stats.frames_sent += count as u64,
+            match self.sender.send(&self.socket, &self.destinations) {
+                Ok(sent) => {
+                    self.stats.frames_sent += sent.frames as u64;
+                    self.stats.sent_in_trains += sent.in_trains as u64;
+                }
                 Err(error) if is_for_later(&error) => break,
                 Err(error) => {
+                    if self.gave_up_train(&error) {
+                        continue;
+                    }
                     self.sender.drop_first();
                     match error.kind() {
                         io::ErrorKind::ConnectionRefused => self.stats.refused += 1,
@@ -145,6 +169,7 @@ impl Nic for Udp {
                 }
             }
         }
+        self.sender.compact();
         self.sender.len()
     }
 
@@ -157,6 +182,57 @@ impl Nic for Udp {
     }
 }
 
+impl Udp {
+    /// Whether anything came. What a core has spun for usually comes alone, and finding that there is no second costs
+    /// time while it waits: so only the next call looks for more. Where a core has slept, a burst has gathered.
+    fn receive(&mut self) -> bool {
+        let buffers = if self.empty_polls < SPINNING_POLLS { BUFFERS } else { 1 };
+        let came = self.receiver.receive(&self.socket, buffers);
+        let found = came.as_ref().is_ok_and(|count| *count > 0);
+        self.empty_polls = if found { 0 } else { self.empty_polls.saturating_add(1) };
+        if let Err(error) = came {
+            match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+                io::ErrorKind::ConnectionRefused => self.stats.refused += 1,
+                _ => self.stats.receive_errors += 1,
+            }
+        }
+        found
+    }
+
+    /// Whether frames that were to leave as one now go one by one: the device cannot cut them, or not into frames of
+    /// this length on this path, where the kernel will make fragments of each.
+    fn gave_up_train(&mut self, error: &io::Error) -> bool {
+        let Some((destination, length)) = self.sender.first_train() else { return false };
+        let train_frame_bytes_max = match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => length - 1,
+            Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) => 0,
+            _ => return false,
+        };
+        self.destinations[destination].train_frame_bytes_max = train_frame_bytes_max;
+        self.stats.trains_refused += 1;
+        true
+    }
+
+    /// Hands out at most `max` of the frames received; how many.
+    fn hand_out(&mut self, max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
+        let mut handed = 0;
+        while handed < max
+            && let Some(received) = self.receiver.take()
+        {
+            match received {
+                Received::Frame { bytes, joined } => {
+                    handed += 1;
+                    self.stats.received_in_trains += u64::from(joined);
+                    sink(bytes);
+                }
+                Received::TooLong => self.stats.truncated += 1,
+            }
+        }
+        handed
+    }
+}
+
 fn open(address: SocketAddr) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
@@ -164,10 +240,11 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
         socket.set_only_v6(false)?;
     }
     // Beyond the system's limit only for the privileged; what we get in the end is at least the default.
-    if mmsg::force_buffers(&socket, SOCKET_BUFFER_BYTES).is_err() {
+    if options::force_buffers(&socket, SOCKET_BUFFER_BYTES).is_err() {
         socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
         socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     }
+    options::honour_path_mtu(&socket, domain)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -177,3 +254,6 @@ fn is_for_later(error: &io::Error) -> bool {
     let full = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM));
     full || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+/// Who has looked in vain so often is spinning: about two microseconds.
+const SPINNING_POLLS: u32 = 8;

@@ -21,6 +21,77 @@ fn udp_passes_the_suite() {
     suite::assert_passes(|| pair("127.0.0.1:0"));
 }
 
+/// What the kernel of the one cannot do, that of the other must not rely on.
+#[test]
+fn udp_without_trains_at_either_end_passes_the_suite() {
+    for (left_forgoes, right_forgoes) in [(true, true), (true, false), (false, true)] {
+        suite::assert_passes(|| {
+            let (mut left, mut right) = pair("127.0.0.1:0");
+            if left_forgoes {
+                left.forgo_trains();
+            }
+            if right_forgoes {
+                right.forgo_trains();
+            }
+            (left, right)
+        });
+    }
+}
+
+/// Frames of these lengths, all at once.
+fn pass(left: &mut Udp, right: &mut Udp, lengths: &[usize]) {
+    for (byte, length) in (0..).zip(lengths) {
+        assert!(left.tx_push(Timestamp(0), RIGHT, &vec![byte; *length]));
+    }
+    assert_eq!(left.tx_flush(Timestamp(0)), 0);
+    let mut frames = Vec::new();
+    for _ in 0..1_000 {
+        let came = right.rx_burst(8, &mut |frame| frames.push(frame.to_vec()));
+        if frames.len() == lengths.len() {
+            break;
+        }
+        if came == 0 {
+            wait_readable(right.wake().fd.unwrap(), 10);
+        }
+    }
+    let mut sent: Vec<Vec<u8>> = (0..).zip(lengths).map(|(byte, length)| vec![byte; *length]).collect();
+    frames.sort_unstable();
+    sent.sort_unstable();
+    assert!(frames == sent, "{} frames came of {}", frames.len(), sent.len());
+}
+
+/// A train that were cut in other places than it was joined would hand up frames of no meaning.
+#[test]
+fn trains_of_any_lengths_arrive_as_the_frames_they_were() {
+    let mut prng = Prng::with_seed(1);
+    let (mut left, mut right) = pair("127.0.0.1:0");
+    let full = [FRAME_BYTES; 100];
+    pass(&mut left, &mut right, &full);
+    if left.sends_trains {
+        assert_eq!((left.stats().sent_in_trains, left.stats().trains_refused), (100, 0));
+        assert!(right.stats().received_in_trains >= 98, "{:?}", right.stats());
+    }
+    for _ in 0..200 {
+        let some = [0, 1, 99, 100, 101, FRAME_BYTES - 1, FRAME_BYTES];
+        let lengths: Vec<usize> = (0..prng.usize(1..200)).map(|_| some[prng.usize(0..some.len())]).collect();
+        pass(&mut left, &mut right, &lengths);
+        let alike = [some[prng.usize(0..some.len())]; 150];
+        pass(&mut left, &mut right, &alike[..prng.usize(1..150)]);
+    }
+    assert_eq!(left.stats().frames_sent, right.stats().frames_received);
+}
+
+/// A device, a path or a kernel that will not cut trains must cost throughput, never the frames.
+#[test]
+fn refused_trains_leave_as_single_frames_and_are_counted() {
+    let (mut left, mut right) = pair("127.0.0.1:0");
+    options::forgo_checksums(&left.socket).unwrap();
+    pass(&mut left, &mut right, &[1_000; 20]);
+    pass(&mut left, &mut right, &[500; 200]);
+    assert_eq!((left.stats().trains_refused, left.stats().sent_in_trains), (1, 0));
+    assert_eq!((left.stats().frames_sent, left.stats().undeliverable), (220, 0));
+}
+
 #[test]
 fn udp_behind_an_emulated_link_passes_the_suite() {
     let link = Link { delay_ns: 2 * MS, jitter_ns: MS, loss: 0.0 };

@@ -1,0 +1,227 @@
+//! The transport alone: what two cores can say to each other, and what the bare medium can do in the same run.
+//!
+//! Every figure of ours has one of the medium's beside it, measured in turn with it in short slices, because a
+//! figure of a busy machine alone says nothing. Here it is decided what is measured and what is promised.
+#![deny(unsafe_code)]
+
+mod copy;
+mod limits;
+mod load;
+mod raw;
+mod report;
+
+use crate::failover::Told;
+use crate::hgrm;
+use crate::options::RpcOptions;
+use crate::runner::progress;
+use anyhow::bail;
+use copy::Copied;
+use hdrhistogram::Histogram;
+use load::{Answered, Load};
+use mako::bounds::SECOND;
+use mako::reactor::affinity;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+pub fn run(options: &RpcOptions, interrupted: &AtomicBool) -> anyhow::Result<Told> {
+    let cpus = Cpus::choose();
+    let mut results = Results {
+        sizes: options.sizes.iter().map(|size| OfSize::new(*size as usize, &options.windows)).collect(),
+        raw_copy_per_s: 0.0,
+        copied: Copied::default(),
+        copied_lossy: Copied::default(),
+    };
+    let slice = Slice { warmup_ns: options.warmup_ns, ns: options.duration_ns / ROUNDS, seed: options.seed };
+    let sessions = options.sessions as usize;
+    let bytes = usize::try_from(options.message_bytes)?;
+    let steps = ROUNDS * (options.sizes.len() * (4 + 2 * options.windows.len()) + 3) as u64;
+    let bar = progress("rpc", steps);
+    let step = || -> anyhow::Result<()> {
+        bar.inc(1);
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("the run was interrupted (signal): nothing is reported");
+        }
+        Ok(())
+    };
+    for round in 0..ROUNDS {
+        for of_size in &mut results.sizes {
+            of_size.measure(cpus, sessions, slice, &step)?;
+        }
+        results.raw_copy_per_s += limits::copy(cpus, bytes, slice)? / ROUNDS as f64;
+        step()?;
+        copy::run(cpus, bytes, slice, &mut results.copied)?;
+        step()?;
+        copy::run_lossy(cpus, bytes, options.seed + 2 * round, slice, &mut results.copied_lossy)?;
+        step()?;
+    }
+    bar.finish_and_clear();
+    if let (Some(path), Some(of_size)) = (&options.hdr, results.sizes.first()) {
+        crate::write(path, hgrm::render(&of_size.ping.round_trips))?;
+    }
+    Ok(report::tell(options, &results))
+}
+
+pub struct Results {
+    pub sizes: Vec<OfSize>,
+    pub raw_copy_per_s: f64,
+    pub copied: Copied,
+    pub copied_lossy: Copied,
+}
+
+/// What was measured with requests and responses of one size.
+pub struct OfSize {
+    pub size: usize,
+    /// One datagram at a time, one request at a time.
+    pub raw_ping: Histogram<u64>,
+    pub ping: Answered,
+    /// As many datagrams under way as there are sessions; and one request of each session, each in a datagram of
+    /// its own.
+    pub raw_echo_per_s: f64,
+    pub apart: Answered,
+    /// By window: one session, and all of them.
+    pub windows: Vec<OfWindow>,
+}
+
+pub struct OfWindow {
+    pub window: usize,
+    pub one: Answered,
+    pub all: Answered,
+}
+
+impl OfSize {
+    fn new(size: usize, windows: &[u32]) -> OfSize {
+        let of_window = |window: &u32| OfWindow {
+            window: *window as usize,
+            one: Answered::nothing(),
+            all: Answered::nothing(),
+        };
+        OfSize {
+            size,
+            raw_ping: histogram(),
+            ping: Answered::nothing(),
+            raw_echo_per_s: 0.0,
+            apart: Answered::nothing(),
+            windows: windows.iter().map(of_window).collect(),
+        }
+    }
+
+    fn measure(
+        &mut self,
+        cpus: Cpus,
+        sessions: usize,
+        slice: Slice,
+        step: &dyn Fn() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let size = self.size;
+        self.raw_ping.add(limits::ping_pong(cpus, size, slice)?)?;
+        step()?;
+        let load = Load { size, window: 1, sessions: 1, coalesced: true };
+        load::run(cpus, load, slice, &mut self.ping)?;
+        step()?;
+        self.raw_echo_per_s += limits::echo(cpus, size, sessions, slice)? / ROUNDS as f64;
+        step()?;
+        load::run(cpus, Load { sessions, coalesced: false, ..load }, slice, &mut self.apart)?;
+        step()?;
+        for OfWindow { window, one, all } in &mut self.windows {
+            let load = Load { window: *window, ..load };
+            load::run(cpus, load, slice, one)?;
+            step()?;
+            load::run(cpus, Load { sessions, ..load }, slice, all)?;
+            step()?;
+        }
+        Ok(())
+    }
+}
+
+/// How long one measurement goes on before it is another's turn.
+#[derive(Clone, Copy)]
+pub struct Slice {
+    pub warmup_ns: u64,
+    pub ns: u64,
+    pub seed: u64,
+}
+
+/// The CPUs of the two cores, where there are two.
+#[derive(Clone, Copy)]
+pub struct Cpus(Option<[usize; 2]>);
+
+impl Cpus {
+    fn choose() -> Cpus {
+        Cpus(affinity::usable_cpus().first_chunk().copied())
+    }
+
+    /// Runs both, each on its CPU. When `ask` has ended, `stop` is set, at which `answer` must end.
+    pub fn run<T: Send>(
+        self,
+        stop: &AtomicBool,
+        ask: impl FnOnce() -> T + Send,
+        answer: impl FnOnce() + Send,
+    ) -> T {
+        let pin = |place: usize| self.0.map(|cpus| affinity::pin(cpus[place]));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                pin(1);
+                answer();
+            });
+            let asking = scope.spawn(|| {
+                pin(0);
+                let outcome = ask();
+                stop.store(true, Ordering::Relaxed);
+                outcome
+            });
+            asking.join().expect("a panic aborts")
+        })
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 10 * SECOND, 3).expect("constant bounds")
+}
+
+/// Each measurement is taken in so many slices, in turn with the others.
+const ROUNDS: u64 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Bench, Options};
+
+    /// A bench that nobody runs rots. What it measured on a machine that does other things is not judged.
+    #[test]
+    fn every_figure_has_the_medium_beside_it_and_every_answer_is_right() {
+        let words = [
+            "mako-bench",
+            "rpc",
+            "--duration",
+            "40ms",
+            "--warmup",
+            "1ms",
+            "--window",
+            "1,4",
+            "--message",
+            "300KiB",
+        ];
+        let Bench::Rpc(options) = Options::read(words).unwrap().bench else { panic!("rpc") };
+        let told = run(&options, &AtomicBool::new(false)).unwrap();
+        let json = told.json;
+        for name in ["answers", "long_message_intact", "lossy_message_intact"] {
+            assert_eq!(json["checks"][name], "ok", "{}", json["checks"]);
+        }
+        let size = &json["sizes"][0];
+        for of_size in [&size["round_trip_us"]["p50_ratio"], &size["apart_per_s"]["ratio"]] {
+            assert!(of_size.as_f64().is_some_and(|ratio| ratio > 0.0), "{size}");
+        }
+        let windows = size["windows"].as_array().unwrap();
+        assert_eq!(
+            windows.iter().map(|window| window["window"].as_u64()).collect::<Vec<_>>(),
+            [Some(1), Some(4)]
+        );
+        let rates = windows.iter().flat_map(|window| [&window["one_session"], &window["all_sessions"]]);
+        assert!(
+            rates.into_iter().all(|rate| rate["per_s"].as_f64().is_some_and(|per_s| per_s > 0.0)),
+            "{size}"
+        );
+        assert!(json["long_message"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json}");
+        assert!(json["checks"].get("long_message").is_none(), "a short message is mostly round trip");
+    }
+}
