@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 pub fn tell(options: &RpcOptions, results: &Results) -> Told {
-    let verdicts = judge(results, options.message_bytes >= LONG_BYTES);
+    let verdicts = judge(options, results);
     let first = results.sizes.first().and_then(|of_size| of_size.windows.first().map(|w| (of_size, w)));
     let json = json!({
         "bench": "rpc",
@@ -39,8 +39,7 @@ pub fn tell(options: &RpcOptions, results: &Results) -> Told {
     Told { json, page, holds }
 }
 
-/// `long`: a message takes so long that the round trip behind it does not count.
-fn judge(results: &Results, long: bool) -> Verdicts {
+fn judge(options: &RpcOptions, results: &Results) -> Verdicts {
     let mut verdicts = Verdicts::new();
     for of_size in &results.sizes {
         let size = of_size.size;
@@ -58,7 +57,7 @@ fn judge(results: &Results, long: bool) -> Verdicts {
         );
         let ratio = of_size.apart_ratio();
         say("apart", ratio < APART_MIN, format!("{ratio:.2} of the raw echo, below {APART_MIN}"));
-        if size <= COALESCED_BYTES {
+        if size <= COALESCED_BYTES && options.sessions >= MANY_SESSIONS {
             let most = of_size.windows.iter().map(|w| w.all.per_s()).fold(0.0, f64::max);
             let why = format!("{most:.0} per second, below {COALESCED_MIN:.0}");
             say("coalesced", most < COALESCED_MIN, why);
@@ -68,7 +67,7 @@ fn judge(results: &Results, long: bool) -> Verdicts {
     }
     let ratio = results.copied.per_s() / results.raw_copy_per_s;
     let slow = format!("{ratio:.2} of a plain copy, below {COPY_MIN}");
-    if long {
+    if options.message_bytes >= LONG_BYTES {
         verdicts.insert("long_message", (ratio < COPY_MIN).then_some(slow));
     }
     for (name, copied) in
@@ -190,7 +189,9 @@ fn rate(page: &mut String, name: &str, per_s: f64, ratio: Option<f64>, answered:
 const ROUND_TRIP_MAX: f64 = 1.3;
 const APART_MIN: f64 = 0.7;
 const COPY_MIN: f64 = 0.7;
+/// A message takes so long that the round trip behind it does not count.
 const LONG_BYTES: u64 = 1 << 20;
 /// Requests per second of one core, of many sessions whose packets share what the kernel is called for.
 const COALESCED_MIN: f64 = 1e6;
 const COALESCED_BYTES: usize = 32;
+const MANY_SESSIONS: u32 = 32;
