@@ -15,8 +15,8 @@ use mako::rpc::{Event, Ignored, Rpc};
 use mako::server::{Cluster, CoreReport, Watch};
 use mako::txn::{Abort, Procedure, Reply, Txn};
 use mako::types::{
-    Ballot, CoreId, Endpoint, Epoch, NodeId, PartitionId, ShardId, Slot, Stamp, TableId, Timestamp, TxnId,
-    Watermark,
+    Ballot, CoreId, DiskId, Endpoint, Epoch, NodeId, PartitionId, ShardId, Slot, Stamp, TableId, Timestamp,
+    TxnId, Watermark,
 };
 use mako::wire::stream::{Accept, Entry, Promise};
 use mako::wire::{
@@ -105,10 +105,27 @@ impl Honest {
             };
             let nodes = [NodeId(0), NodeId(1)];
             if let Ok(cluster) = Cluster::start_nodes(config.clone(), &nodes, Watch::default(), make) {
-                return (Honest { cluster, config, wishes, counted: count, count: 0, _data: data }, liars);
+                let mut liars = liars;
+                let mut honest = Honest { cluster, config, wishes, counted: count, count: 0, _data: data };
+                honest.begin(&mut liars);
+                return (honest, liars);
             }
         }
         panic!("no free ports");
+    }
+
+    /// The first transaction. A shard begins when all who hold it have met: as far as that goes, everybody is honest.
+    fn begin(&mut self, liars: &mut [Liar; 3]) {
+        self.wishes.send(()).unwrap();
+        self.count += 1;
+        let until = clock::now().plus_ns(60 * SECOND);
+        while clock::now() < until {
+            liars.iter_mut().for_each(|liar| drop(liar.step()));
+            if let Ok(counted) = self.counted.try_recv() {
+                return assert_eq!(counted, self.count);
+            }
+        }
+        panic!("transactions do not begin");
     }
 
     /// One more transaction, which must be durable and right.
@@ -170,11 +187,21 @@ impl Liar {
                     self.rpc.respond(clock::now(), id, &[]);
                 }
                 Event::Response { tag, message, .. } => answers.push((tag, message)),
-                Event::Cast { .. } => {}
+                Event::Cast { from, message } => self.introduce(from, &message),
                 Event::Failed { tag, .. } => panic!("call {tag} was not answered"),
             }
         }
         answers
+    }
+
+    /// Answers a greeting.
+    fn introduce(&mut self, to: Endpoint, message: &[u8]) {
+        let Ok(Message::Greet { partition, disk, .. }) = Message::decode(message) else { return };
+        let from = self.rpc_endpoint().node;
+        let ours = DiskId(u64::from(from.0) + 1);
+        let greeted =
+            Message::Greeted { partition, from, disk: ours, rebuilds: false, to: disk, welcome: true };
+        self.rpc.cast(clock::now(), to, &encoded(&greeted));
     }
 
     /// Calls the victim, and waits for its answer: every request has one.
