@@ -9,18 +9,22 @@
 //!      the checkpoint that is to free some.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use memmap2::MmapMut;
 
 use super::DiskError;
 use super::directory::{CoreDirectory, io_error, open_direct};
-use crate::bounds::{MIB, WAL_BLOCK_BYTES};
+use crate::bounds::{MIB, WAL_BLOCK_BYTES, WAL_REMOVAL_REST};
+use crate::clock;
+use crate::types::Timestamp;
 use crate::wal::{LogIdentity, SegmentHeader};
 
 /// The segments of one log.
@@ -206,18 +210,28 @@ fn prepare_segments(
     outbox: &Sender<Prepared>,
     mut bell: PipeWriter,
 ) {
-    let mut spare = None;
-    for order in inbox {
-        let prepared = match order {
-            Order::Prepare(number) => match segments.prepare(number, spare.take()) {
-                Ok(fresh) => Prepared::Fresh(fresh),
-                Err(failure) if failure.is_full() => Prepared::Full(number),
+    let mut retired = Retired::default();
+    loop {
+        let prepared = match retired.next_order(inbox) {
+            Next::Order(Order::Prepare(number)) => {
+                match segments.prepare(number, retired.files.pop_front()) {
+                    Ok(fresh) => Prepared::Fresh(fresh),
+                    Err(failure) if failure.is_full() => Prepared::Full(number),
+                    Err(failure) => Prepared::Failed(failure),
+                }
+            }
+            Next::Order(Order::Retire(number)) => match segments.retire(number) {
+                Ok(path) => {
+                    retired.files.push_back(path);
+                    continue;
+                }
                 Err(failure) => Prepared::Failed(failure),
             },
-            Order::Retire(number) => match dispose(segments, number, &mut spare) {
+            Next::Remove => match retired.remove_one() {
                 Ok(()) => continue,
                 Err(failure) => Prepared::Failed(failure),
             },
+            Next::End => return,
         };
         let failed = matches!(prepared, Prepared::Failed(_));
         // The core may have gone meanwhile; then nobody is left to tell, and the last orders are carried out.
@@ -229,14 +243,41 @@ fn prepare_segments(
     }
 }
 
-/// Keeps one retired segment to be recycled, and removes the others.
-fn dispose(segments: &Segments, number: u64, spare: &mut Option<PathBuf>) -> Result<(), DiskError> {
-    let retired = segments.retire(number)?;
-    if spare.is_none() {
-        *spare = Some(retired);
-        return Ok(());
+/// Files of retired segments: they are written to again, and removed when there are more than one. Giving the blocks of
+/// many back at once keeps a drive from the log's own writes, so each removal is followed by a longer rest.
+#[derive(Default)]
+struct Retired {
+    files: VecDeque<PathBuf>,
+    rests_until: Timestamp,
+}
+
+enum Next {
+    Order(Order),
+    Remove,
+    End,
+}
+
+impl Retired {
+    /// Orders come first; at their end nobody writes any more, and there is no rest.
+    fn next_order(&self, inbox: &Receiver<Order>) -> Next {
+        if self.files.len() <= SPARES_MAX {
+            return inbox.recv().map_or(Next::End, Next::Order);
+        }
+        let rest_ns = self.rests_until.since(clock::now());
+        match inbox.recv_timeout(Duration::from_nanos(rest_ns)) {
+            Ok(order) => Next::Order(order),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Next::Remove,
+        }
     }
-    fs::remove_file(&retired).map_err(|source| io_error("removing", &retired, source))
+
+    fn remove_one(&mut self) -> Result<(), DiskError> {
+        let Some(path) = self.files.pop_front() else { return Ok(()) };
+        let begun = clock::now();
+        fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))?;
+        let ended = clock::now();
+        self.rests_until = ended.plus_ns(ended.since(begun) * WAL_REMOVAL_REST);
+        Ok(())
+    }
 }
 
 /// The numbers of the segments in a directory, ascending.
@@ -276,3 +317,4 @@ fn path_of(directory: &CoreDirectory, number: u64) -> PathBuf {
 const PREPARING: &str = ".new";
 const RETIRED: &str = ".old";
 const FILL_BYTES: usize = MIB;
+const SPARES_MAX: usize = 1;
