@@ -80,6 +80,15 @@ pub(super) fn open_direct(path: &Path) -> io::Result<(File, bool)> {
     }
 }
 
+/// For reading from its beginning, past the page cache where that is possible: what is read once need not be kept.
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+    match open(libc::O_DIRECT) {
+        Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => open(0),
+        opened => opened,
+    }
+}
+
 pub(super) fn io_error(what: &'static str, path: &Path, source: io::Error) -> DiskError {
     DiskError::Io { what, path: path.to_owned(), source }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use memmap2::MmapMut;
 
 use super::DiskError;
-use super::directory::{CoreDirectory, io_error, open_direct};
+use super::directory::{CoreDirectory, io_error, open_direct, open_to_read};
 use crate::bounds::{MIB, WAL_BLOCK_BYTES, WAL_REMOVAL_REST};
 use crate::clock;
 use crate::types::Timestamp;
@@ -51,14 +51,32 @@ impl Segments {
         path_of(&self.directory, number)
     }
 
-    /// Fills `bytes` with the beginning of a segment, or with all of it. A shorter file leaves it shorter.
-    pub(super) fn read(&self, number: u64, limit: usize, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
+    /// The first bytes of a segment, or all of it when it is shorter.
+    pub(super) fn read_head(&self, number: u64, limit: usize, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
         let path = self.path(number);
         bytes.clear();
-        bytes.reserve(limit);
         let file = File::open(&path).map_err(|source| io_error("opening", &path, source))?;
         file.take(limit as u64).read_to_end(bytes).map_err(|source| io_error("reading", &path, source))?;
         Ok(())
+    }
+
+    /// Fills whole pages with as much of a segment as there is; how many bytes that is.
+    pub(super) fn read(&self, number: u64, pages: &mut MmapMut) -> Result<usize, DiskError> {
+        let path = self.path(number);
+        let file = open_to_read(&path).map_err(|source| io_error("opening", &path, source))?;
+        let mut read = 0;
+        while read < pages.len() {
+            let end = pages.len().min(read + READ_BYTES);
+            match file.read_at(&mut pages[read..end], read as u64) {
+                Ok(0) => break,
+                // Less than was asked for is the end of the file, of which the last block may not be whole.
+                Ok(bytes) if !bytes.is_multiple_of(WAL_BLOCK_BYTES) => return Ok(read + bytes),
+                Ok(bytes) => read += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(io_error("reading", &path, source)),
+            }
+        }
+        Ok(read)
     }
 
     /// Makes durable what a recovery has read and is going to rely on: a dying process may have left
@@ -317,4 +335,5 @@ fn path_of(directory: &CoreDirectory, number: u64) -> PathBuf {
 const PREPARING: &str = ".new";
 const RETIRED: &str = ".old";
 const FILL_BYTES: usize = MIB;
+const READ_BYTES: usize = MIB;
 const SPARES_MAX: usize = 1;

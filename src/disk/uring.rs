@@ -18,7 +18,9 @@ use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 
-use super::directory::CoreDirectory;
+use memmap2::MmapMut;
+
+use super::directory::{CoreDirectory, io_error};
 use super::segments::{self, Fresh, Prepared, Preparer, Segments};
 use super::votes::{Standing, VOTES_NAME, VoteWriter, VotesFile};
 use super::{Disk, DiskError, LogState};
@@ -530,13 +532,15 @@ fn replay(
 ) -> Result<End, DiskError> {
     let mut bytes = Vec::new();
     for number in numbers {
-        segments.read(*number, Replay::HEAD_BYTES, &mut bytes)?;
+        segments.read_head(*number, Replay::HEAD_BYTES, &mut bytes)?;
         replay.on_head(*number, &bytes);
     }
+    // A block more than there should be, so that a file too long is seen as well.
+    let pages = MmapMut::map_anon(segment_bytes + WAL_BLOCK_BYTES);
+    let mut pages = pages.map_err(|source| io_error("reading", &segments.path(0), source))?;
     for number in numbers {
-        // One byte more than there should be, so that a file too long is seen as well.
-        segments.read(*number, segment_bytes + 1, &mut bytes)?;
-        replay.on_segment(*number, &bytes, visit).map_err(|damage| {
+        let bytes = segments.read(*number, &mut pages)?;
+        replay.on_segment(*number, &pages[..bytes], visit).map_err(|damage| {
             let path = segments.path(damage.segment);
             let why = damage.why;
             if why.is_unsuitable() {

@@ -266,13 +266,16 @@ fn run<D: Driver>(
     if let Some(cpu) = cpu.filter(|cpu| !affinity::pin(*cpu)) {
         return Err(StopError::NotPinned { at, cpu });
     }
-    let Recovered { disk, files, recovery } = recovered;
+    let Recovered { disk, files, recovery, background } = recovered;
     let (Endpoint { node, core }, seat) = (seat.me, seat.with_disk(disk));
     let driver = (common.make)(node, core);
     let config = Rc::new(Config::clone(&common.config));
     let reactor = Reactor::new(seat, recovery, &config, SystemClock::of_process(), driver);
     let mut reactor = reactor.with_checkpoints(files);
     let _ = departure.tell.send(News::Running);
+    // What is known to be chosen of the log is replayed in the first turn.
+    reactor.turn().map_err(|source| StopError::Disk { at: at.clone(), source })?;
+    drop(background);
     reactor.run().map_err(|source| StopError::Disk { at, source })?;
     if let Some(by) = reactor.core().refused_by() {
         let name = |id: NodeId| config.nodes[usize::from(id.0)].name.clone();
@@ -288,6 +291,8 @@ struct Recovered {
     disk: UringDisk,
     files: FileCheckpoints,
     recovery: Recovery,
+    /// Until the core has made of it what it held.
+    background: Background,
 }
 
 /// What a node's directory says of its cores' own.
@@ -302,10 +307,7 @@ struct Past {
 /// because what it held is the core's; and before that is pinned, because the log has a thread of its own,
 /// which would be pinned with it.
 fn recover(config: &Config, me: Endpoint, past: Past, opened: Sender<Opened>) -> Option<Recovered> {
-    let background = Background::begin();
-    let opened_log = open_log(config, me, past);
-    drop(background);
-    let (said, recovered) = match opened_log {
+    let (said, recovered) = match open_log(config, me, past) {
         Ok((recovered, notices)) => (Ok(notices), Some(recovered)),
         Err(source) => (Err(failure(config, me, source)), None),
     };
@@ -315,6 +317,7 @@ fn recover(config: &Config, me: Endpoint, past: Past, opened: Sender<Opened>) ->
 }
 
 fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec<String>), DiskError> {
+    let background = Background::begin();
     let Past { rebuilds, has_opened, disk } = past;
     let identity = identity(config, me);
     let mut options = DiskOptions::new(identity, config.log_bytes);
@@ -352,7 +355,7 @@ fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec
         notices.push(format!("node {node}, core {}: {state} {found}", me.core.0));
     }
     let files = FileCheckpoints::open(&directory)?;
-    Ok((Recovered { disk: opened.disk, files, recovery }, notices))
+    Ok((Recovered { disk: opened.disk, files, recovery, background }, notices))
 }
 
 fn forget(config: &Config, me: Endpoint) -> Result<(), StartError> {
