@@ -273,7 +273,7 @@ pub const WAL_WRITE_BYTES_MAX: usize = MIB;
 /// Writes in flight per core: where the throughput of one log levels off on the drives we measured.
 pub const WAL_WRITES_MAX: usize = 8;
 /// A segment of the log is removed after a rest of so many times what removing the last one took.
-pub const WAL_REMOVAL_REST: u64 = 16;
+pub const WAL_REMOVAL_REST: u32 = 16;
 /// Appended and not yet handed to the kernel. Past it a core takes in nothing that needs the log.
 pub const WAL_BACKLOG_BYTES_MAX: usize = 64 * MIB;
 /// Files of one core's log before a checkpoint is due that lets the oldest go: some minutes at full load, and

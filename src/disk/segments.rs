@@ -16,15 +16,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
 use super::DiskError;
 use super::directory::{CoreDirectory, io_error, open_direct, open_to_read};
 use crate::bounds::{MIB, WAL_BLOCK_BYTES, WAL_REMOVAL_REST};
-use crate::clock;
-use crate::types::Timestamp;
 use crate::wal::{LogIdentity, SegmentHeader};
 
 /// The segments of one log.
@@ -266,7 +264,8 @@ fn prepare_segments(
 #[derive(Default)]
 struct Retired {
     files: VecDeque<PathBuf>,
-    rests_until: Timestamp,
+    /// When the last one was gone, and how long to rest since then.
+    rest: Option<(Instant, Duration)>,
 }
 
 enum Next {
@@ -281,8 +280,8 @@ impl Retired {
         if self.files.len() <= SPARES_MAX {
             return inbox.recv().map_or(Next::End, Next::Order);
         }
-        let rest_ns = self.rests_until.since(clock::now());
-        match inbox.recv_timeout(Duration::from_nanos(rest_ns)) {
+        let rest = self.rest.map(|(since, rest)| rest.saturating_sub(since.elapsed()));
+        match inbox.recv_timeout(rest.unwrap_or_default()) {
             Ok(order) => Next::Order(order),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Next::Remove,
         }
@@ -290,10 +289,9 @@ impl Retired {
 
     fn remove_one(&mut self) -> Result<(), DiskError> {
         let Some(path) = self.files.pop_front() else { return Ok(()) };
-        let begun = clock::now();
+        let begun = Instant::now();
         fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))?;
-        let ended = clock::now();
-        self.rests_until = ended.plus_ns(ended.since(begun) * WAL_REMOVAL_REST);
+        self.rest = Some((Instant::now(), begun.elapsed() * WAL_REMOVAL_REST));
         Ok(())
     }
 }
