@@ -272,8 +272,9 @@ pub const WAL_SEGMENTS_PER_LOG: u64 = 8;
 pub const WAL_WRITE_BYTES_MAX: usize = MIB;
 /// Writes in flight per core: where the throughput of one log levels off on the drives we measured.
 pub const WAL_WRITES_MAX: usize = 8;
-/// A segment of the log is removed after a rest of so many times what removing the last one took.
-pub const WAL_REMOVAL_REST: u32 = 16;
+/// Retired segments that are not written to again are removed at this rate, a tenth of what a drive was seen to manage:
+/// while it does, writes of the log wait.
+pub const WAL_REMOVED_MIB_PER_SECOND: u32 = 512;
 /// Appended and not yet handed to the kernel. Past it a core takes in nothing that needs the log.
 pub const WAL_BACKLOG_BYTES_MAX: usize = 64 * MIB;
 /// Files of one core's log before a checkpoint is due that lets the oldest go: some minutes at full load, and

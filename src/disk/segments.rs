@@ -16,13 +16,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use memmap2::MmapMut;
 
 use super::DiskError;
 use super::directory::{CoreDirectory, io_error, open_direct, open_to_read};
-use crate::bounds::{MIB, WAL_BLOCK_BYTES, WAL_REMOVAL_REST};
+use crate::bounds::{MIB, WAL_BLOCK_BYTES, WAL_REMOVED_MIB_PER_SECOND};
 use crate::wal::{LogIdentity, SegmentHeader};
 
 /// The segments of one log.
@@ -226,7 +226,7 @@ fn prepare_segments(
     outbox: &Sender<Prepared>,
     mut bell: PipeWriter,
 ) {
-    let mut retired = Retired::default();
+    let mut retired = Retired::new(segments.segment_bytes);
     loop {
         let prepared = match retired.next_order(inbox) {
             Next::Order(Order::Prepare(number)) => {
@@ -260,12 +260,10 @@ fn prepare_segments(
 }
 
 /// Files of retired segments: they are written to again, and removed when there are more than one. Giving the blocks of
-/// many back at once keeps a drive from the log's own writes, so each removal is followed by a longer rest.
-#[derive(Default)]
+/// many back at once keeps a drive from the log's own writes, so there is a rest before each removal.
 struct Retired {
     files: VecDeque<PathBuf>,
-    /// When the last one was gone, and how long to rest since then.
-    rest: Option<(Instant, Duration)>,
+    rest: Duration,
 }
 
 enum Next {
@@ -275,13 +273,17 @@ enum Next {
 }
 
 impl Retired {
+    fn new(segment_bytes: usize) -> Retired {
+        let rest = Duration::from_secs(1) * (segment_bytes / MIB) as u32 / WAL_REMOVED_MIB_PER_SECOND;
+        Retired { files: VecDeque::new(), rest }
+    }
+
     /// Orders come first; at their end nobody writes any more, and there is no rest.
     fn next_order(&self, inbox: &Receiver<Order>) -> Next {
         if self.files.len() <= SPARES_MAX {
             return inbox.recv().map_or(Next::End, Next::Order);
         }
-        let rest = self.rest.map(|(since, rest)| rest.saturating_sub(since.elapsed()));
-        match inbox.recv_timeout(rest.unwrap_or_default()) {
+        match inbox.recv_timeout(self.rest) {
             Ok(order) => Next::Order(order),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Next::Remove,
         }
@@ -289,10 +291,7 @@ impl Retired {
 
     fn remove_one(&mut self) -> Result<(), DiskError> {
         let Some(path) = self.files.pop_front() else { return Ok(()) };
-        let begun = Instant::now();
-        fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))?;
-        self.rest = Some((Instant::now(), begun.elapsed() * WAL_REMOVAL_REST));
-        Ok(())
+        fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))
     }
 }
 
