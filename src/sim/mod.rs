@@ -7,6 +7,8 @@
 //! | `faults` | what goes wrong, and how much of it in one seed |
 //! | `mishaps` | the doing of those that are neither a cut link nor a crash |
 //! | `handing` | orders of hand-overs, and what becomes of them |
+//! | `lives` | how nodes die and come back, and what their disks hold then |
+//! | `emptied` | disks that are emptied, and what a node is known by |
 //! | `deaths` | crashes that wait for a bad moment |
 //! | `clocks` | walls that are set, and processes that count |
 //! | `attic` | frames of long ago |
@@ -36,6 +38,7 @@ mod ghost;
 mod graph;
 mod handing;
 pub mod history;
+mod lives;
 mod mishaps;
 mod observed;
 pub mod recorded;
