@@ -110,6 +110,8 @@ pub const FETCH_BYTES_MAX: usize = MIB;
 pub const CATCH_UP_SHARE: u64 = 2;
 /// But so many that it takes no longer than this.
 pub const CATCH_UP_SECONDS_MAX: u64 = 60;
+/// A replica that has applied all but this much has caught up: it lags so far behind a busy leader that is far away.
+pub const CAUGHT_UP_NS: u64 = 500 * MS;
 /// A leader that chooses fewer per second is not held up by a replica that fetches as fast as it can: twice what no-ops
 /// alone come to.
 pub const CATCH_UP_SLOTS_IDLE: u64 = 2 * SECOND / HEARTBEAT_INTERVAL_NS;
@@ -261,7 +263,7 @@ pub const WAN_FRAMES_MAX: usize = 65_536;
 // ---- Wal and disk ---------------------------------------------------------------------------
 /// Every write to the log is a multiple of this and begins at one: what O_DIRECT asks of us.
 pub const WAL_BLOCK_BYTES: usize = 4 * KIB;
-/// One preallocated file of the log, at most. Filling it with zeros ahead of use takes about 50 ms.
+/// One preallocated file of the log, at most. Filling it with zeros ahead of use takes a quarter of a second.
 pub const WAL_SEGMENT_BYTES: usize = 64 * MIB;
 /// And at least: the largest record takes little more than half of it.
 pub const WAL_SEGMENT_BYTES_MIN: usize = 8 * MIB;
@@ -272,9 +274,9 @@ pub const WAL_SEGMENTS_PER_LOG: u64 = 8;
 pub const WAL_WRITE_BYTES_MAX: usize = MIB;
 /// Writes in flight per core: where the throughput of one log levels off on the drives we measured.
 pub const WAL_WRITES_MAX: usize = 8;
-/// Retired segments that are not written to again are removed at this rate, a tenth of what a drive was seen to manage:
-/// while it does, writes of the log wait.
-pub const WAL_REMOVED_MIB_PER_SECOND: u32 = 512;
+/// Segments that nobody waits for are filled or removed at this rate, or less: a tenth of what a drive was seen to
+/// manage, because while it does, writes of the log wait; and more than a core was seen to log.
+pub const WAL_BACKGROUND_KIB_PER_SECOND: u32 = 256 * 1_024;
 /// Appended and not yet handed to the kernel. Past it a core takes in nothing that needs the log.
 pub const WAL_BACKLOG_BYTES_MAX: usize = 64 * MIB;
 /// Files of one core's log before a checkpoint is due that lets the oldest go: some minutes at full load, and

@@ -105,6 +105,13 @@ fn a_hand_over_in_a_calm_world_is_done_and_rolls_nothing_back() {
     assert!(done > 100 && done * 10 > ordered * 8 && rolled_back == 0);
 }
 
+/// A leader that slept between its election and its opening opens when it wakes, though another has the lease by then:
+/// nobody follows it, and the checks must not call that two leaders.
+#[test]
+fn a_reign_that_opens_after_its_end_is_no_second_leader() {
+    pass(&Options { ops: 2_000, ..options(Faults::ALL) }, 6_047..6_048);
+}
+
 #[test]
 fn every_fault_alone_is_survived() {
     for (_, fault) in mako::sim::FAULTS {

@@ -78,8 +78,8 @@ pub trait Disk {
 /// How large a log is, and whether it can grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogState {
-    /// Of all its files: what was written and not let go, what is ready to be written, and what is to be used again.
-    /// Not of those let go and not yet removed, which go at a rate of their own.
+    /// What was written and not let go, and what is ready to be written. Not the files of what was let go: within
+    /// `bytes_max` they are used again, and those beyond go at a rate of their own.
     pub bytes: u64,
     /// Past this a checkpoint is due. 0 is a log that never needs one.
     pub bytes_max: u64,

@@ -10,10 +10,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use memmap2::MmapMut;
 
 use super::DiskError;
 use super::directory::{CoreDirectory, io_error, open_direct, open_to_read};
-use crate::bounds::{MIB, WAL_BLOCK_BYTES, WAL_REMOVED_MIB_PER_SECOND};
+use crate::bounds::{KIB, WAL_BACKGROUND_KIB_PER_SECOND, WAL_BLOCK_BYTES};
 use crate::wal::{LogIdentity, SegmentHeader};
 
 /// The segments of one log.
@@ -45,6 +45,10 @@ impl Segments {
         Segments { directory: directory.clone(), identity, segment_bytes }
     }
 
+    pub(super) fn segment_bytes(&self) -> usize {
+        self.segment_bytes
+    }
+
     pub(super) fn path(&self, number: u64) -> PathBuf {
         path_of(&self.directory, number)
     }
@@ -58,8 +62,13 @@ impl Segments {
         Ok(())
     }
 
-    /// Fills whole pages with as much of a segment as there is; how many bytes that is.
-    pub(super) fn read(&self, number: u64, pages: &mut MmapMut) -> Result<usize, DiskError> {
+    /// Fills whole pages with as much of a segment as there is; how many bytes that is. Calls `rest` now and then.
+    pub(super) fn read(
+        &self,
+        number: u64,
+        pages: &mut MmapMut,
+        rest: &mut dyn FnMut(),
+    ) -> Result<usize, DiskError> {
         let path = self.path(number);
         let file = open_to_read(&path).map_err(|source| io_error("opening", &path, source))?;
         let mut read = 0;
@@ -69,7 +78,10 @@ impl Segments {
                 Ok(0) => break,
                 // Less than was asked for is the end of the file, of which the last block may not be whole.
                 Ok(bytes) if !bytes.is_multiple_of(WAL_BLOCK_BYTES) => return Ok(read + bytes),
-                Ok(bytes) => read += bytes,
+                Ok(bytes) => {
+                    read += bytes;
+                    rest();
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(io_error("reading", &path, source)),
             }
@@ -85,18 +97,33 @@ impl Segments {
         synced.map_err(|source| io_error("syncing", &path, source))
     }
 
-    pub(super) fn remove(&self, number: u64) -> Result<(), DiskError> {
-        let path = self.path(number);
-        fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))
+    /// Removes what a dead process was preparing. What it had retired, and what of that is fit for a number from
+    /// `first` on: it need not be filled again.
+    pub(super) fn take_leftovers(&self, first: u64) -> Result<VecDeque<PathBuf>, DiskError> {
+        self.directory.remove_ending(&[PREPARING])?;
+        let mut spares = VecDeque::new();
+        for name in self.directory.names()? {
+            let Some(number) = name.strip_suffix(RETIRED) else { continue };
+            let path = self.directory.file(&name);
+            if self.is_spare(number, &path, first) {
+                spares.push_back(path);
+            } else {
+                fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))?;
+            }
+        }
+        Ok(spares)
     }
 
-    /// Removes what a dead process was preparing or had retired.
-    pub(super) fn remove_leftovers(&self) -> Result<(), DiskError> {
-        self.directory.remove_ending(&[PREPARING, RETIRED])
+    /// Runs of its old life must not be taken for those of its next one, so its number must be another.
+    fn is_spare(&self, number: &str, path: &Path, first: u64) -> bool {
+        let is_older = number.parse().is_ok_and(|number: u64| number < first);
+        let is_whole = |file: Metadata| file.is_file() && file.len() == self.segment_bytes as u64;
+        is_older && fs::symlink_metadata(path).is_ok_and(is_whole)
     }
 
     /// A segment ready to be written to: of full size, every block already allocated and written, so
-    /// that a write to it is one write to the drive and changes no metadata.
+    /// that a write to it is one write to the drive and changes no metadata. What is retired has that already;
+    /// without it this takes a while, because the drive is left to the log's own writes most of the time.
     pub(super) fn prepare(&self, number: u64, retired: Option<PathBuf>) -> Result<Fresh, DiskError> {
         let path = self.directory.file(&format!("{number:016}{PREPARING}"));
         let recycled = retired.is_some();
@@ -126,6 +153,7 @@ impl Segments {
                 let bytes = chunk.len().min(self.segment_bytes - at);
                 file.write_all_at(&chunk[..bytes], at as u64)?;
                 at += bytes;
+                rest(bytes);
             }
         }
         let header =
@@ -136,7 +164,7 @@ impl Segments {
     }
 
     /// Takes a segment's name away (invariant 2) and returns what it is called now.
-    fn retire(&self, number: u64) -> Result<PathBuf, DiskError> {
+    pub(super) fn retire(&self, number: u64) -> Result<PathBuf, DiskError> {
         let path = self.path(number);
         let retired = self.directory.file(&format!("{number:016}{RETIRED}"));
         fs::rename(&path, &retired).map_err(|source| io_error("renaming", &path, source))?;
@@ -163,12 +191,17 @@ pub(super) enum Prepared {
 }
 
 impl Preparer {
-    /// Writes a byte to `bell` whenever there is something to take.
-    pub(super) fn start(segments: Segments, bell: PipeWriter) -> Result<Preparer, DiskError> {
+    /// Writes a byte to `bell` whenever there is something to take. Segments that were retired before are given to it.
+    pub(super) fn start(
+        segments: Segments,
+        spares: VecDeque<PathBuf>,
+        bell: PipeWriter,
+    ) -> Result<Preparer, DiskError> {
         let (orders, inbox) = mpsc::channel();
         let (outbox, prepared) = mpsc::channel();
         let path = segments.directory.path().to_owned();
-        let work = move || prepare_segments(&segments, &inbox, &outbox, bell);
+        let retired = Retired { spares, doomed: VecDeque::new(), rest: due(segments.segment_bytes) };
+        let work = move || prepare_segments(&segments, retired, &inbox, &outbox, bell);
         let thread = thread::Builder::new().name("mako-segments".to_owned()).spawn(work);
         let thread = thread.map_err(|source| io_error("starting a thread", &path, source))?;
         Ok(Preparer { orders: Some(orders), prepared, thread: Some(thread) })
@@ -178,9 +211,10 @@ impl Preparer {
         self.order(Order::Prepare(number));
     }
 
-    /// Segments are retired in the order of their numbers, so that what is left has no hole.
-    pub(super) fn retire(&self, number: u64) {
-        self.order(Order::Retire(number));
+    /// Segments are retired in the order of their numbers, so that what is left has no hole. They are used again, or
+    /// not.
+    pub(super) fn retire(&self, number: u64, and_then: Afterlife) {
+        self.order(Order::Retire(number, and_then));
     }
 
     /// What became of an order, if that is known. `Stopped` once the thread is gone.
@@ -214,31 +248,36 @@ impl Drop for Preparer {
     }
 }
 
+/// What becomes of a segment that was retired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Afterlife {
+    Spare,
+    Removed,
+}
+
 enum Order {
     Prepare(u64),
-    Retire(u64),
+    Retire(u64, Afterlife),
 }
 
 /// The thread: one order after the other, until one fails or there are no more.
 fn prepare_segments(
     segments: &Segments,
+    mut retired: Retired,
     inbox: &Receiver<Order>,
     outbox: &Sender<Prepared>,
     mut bell: PipeWriter,
 ) {
-    let mut retired = Retired::new(segments.segment_bytes);
     loop {
         let prepared = match retired.next_order(inbox) {
-            Next::Order(Order::Prepare(number)) => {
-                match segments.prepare(number, retired.files.pop_front()) {
-                    Ok(fresh) => Prepared::Fresh(fresh),
-                    Err(failure) if failure.is_full() => Prepared::Full(number),
-                    Err(failure) => Prepared::Failed(failure),
-                }
-            }
-            Next::Order(Order::Retire(number)) => match segments.retire(number) {
+            Next::Order(Order::Prepare(number)) => match segments.prepare(number, retired.take()) {
+                Ok(fresh) => Prepared::Fresh(fresh),
+                Err(failure) if failure.is_full() => Prepared::Full(number),
+                Err(failure) => Prepared::Failed(failure),
+            },
+            Next::Order(Order::Retire(number, and_then)) => match segments.retire(number) {
                 Ok(path) => {
-                    retired.files.push_back(path);
+                    retired.add(path, and_then);
                     continue;
                 }
                 Err(failure) => Prepared::Failed(failure),
@@ -259,10 +298,11 @@ fn prepare_segments(
     }
 }
 
-/// Files of retired segments: they are written to again, and removed when there are more than one. Giving the blocks of
-/// many back at once keeps a drive from the log's own writes, so there is a rest before each removal.
+/// Files of retired segments: those that are written to again, and those that go. Giving the blocks of many back at
+/// once keeps a drive from the log's own writes, so there is a rest before each removal.
 struct Retired {
-    files: VecDeque<PathBuf>,
+    spares: VecDeque<PathBuf>,
+    doomed: VecDeque<PathBuf>,
     rest: Duration,
 }
 
@@ -273,14 +313,20 @@ enum Next {
 }
 
 impl Retired {
-    fn new(segment_bytes: usize) -> Retired {
-        let rest = Duration::from_secs(1) * (segment_bytes / MIB) as u32 / WAL_REMOVED_MIB_PER_SECOND;
-        Retired { files: VecDeque::new(), rest }
+    fn add(&mut self, path: PathBuf, and_then: Afterlife) {
+        match and_then {
+            Afterlife::Spare => self.spares.push_back(path),
+            Afterlife::Removed => self.doomed.push_back(path),
+        }
+    }
+
+    fn take(&mut self) -> Option<PathBuf> {
+        self.spares.pop_front().or_else(|| self.doomed.pop_front())
     }
 
     /// Orders come first; at their end nobody writes any more, and there is no rest.
     fn next_order(&self, inbox: &Receiver<Order>) -> Next {
-        if self.files.len() <= SPARES_MAX {
+        if self.doomed.is_empty() {
             return inbox.recv().map_or(Next::End, Next::Order);
         }
         match inbox.recv_timeout(self.rest) {
@@ -290,9 +336,19 @@ impl Retired {
     }
 
     fn remove_one(&mut self) -> Result<(), DiskError> {
-        let Some(path) = self.files.pop_front() else { return Ok(()) };
+        let Some(path) = self.doomed.pop_front() else { return Ok(()) };
         fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))
     }
+}
+
+/// What is due to a drive after so many bytes that nobody waits for.
+fn due(bytes: usize) -> Duration {
+    Duration::from_secs(1) * (bytes / KIB) as u32 / WAL_BACKGROUND_KIB_PER_SECOND
+}
+
+#[expect(clippy::disallowed_methods, reason = "no core is here: it has a thread for this, or has not begun")]
+fn rest(bytes: usize) {
+    thread::sleep(due(bytes));
 }
 
 /// The numbers of the segments in a directory, ascending.
@@ -331,6 +387,5 @@ fn path_of(directory: &CoreDirectory, number: u64) -> PathBuf {
 
 const PREPARING: &str = ".new";
 const RETIRED: &str = ".old";
-const FILL_BYTES: usize = MIB;
-const READ_BYTES: usize = MIB;
-const SPARES_MAX: usize = 1;
+const FILL_BYTES: usize = 64 * KIB;
+const READ_BYTES: usize = 128 * KIB;

@@ -17,11 +17,12 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use memmap2::MmapMut;
 
 use super::directory::{CoreDirectory, io_error};
-use super::segments::{self, Fresh, Prepared, Preparer, Segments};
+use super::segments::{self, Afterlife, Fresh, Prepared, Preparer, Segments};
 use super::votes::{Standing, VOTES_NAME, VoteWriter, VotesFile};
 use super::{Disk, DiskError, LogState};
 use crate::bounds::{
@@ -59,8 +60,10 @@ pub struct UringDisk {
     kept: VecDeque<u64>,
     /// Everything below is to go, as soon as it is durable.
     unneeded: Lsn,
-    /// One that was retired waits to be used again.
-    has_spare: bool,
+    /// Retired segments that are to be used again.
+    spares: usize,
+    /// Those and `kept` together, unless more are needed.
+    segments_max: usize,
     segment_bytes: usize,
     log_bytes_max: u64,
     /// The time of the last turn.
@@ -69,7 +72,6 @@ pub struct UringDisk {
     notices: Vec<Notice>,
     // Dropped after the ring, which waits for its writes: the directory is locked until they are done.
     preparer: Preparer,
-    segments: Segments,
     directory: CoreDirectory,
 }
 
@@ -136,39 +138,41 @@ impl fmt::Display for Notice {
 
 impl UringDisk {
     /// Opens the log, or makes a new one, and shows `visit` every record of it, in order. On an error
-    /// forget what was visited. The log goes on in a fresh segment: what is on disk is not touched.
+    /// forget what was visited. The log goes on in a fresh segment: what is on disk is not touched. Between two reads
+    /// it calls `rest`, where others may have the drive.
     ///
     /// Blocks, and starts a thread that inherits the CPUs this one may run on: call it before pinning.
     pub fn open(
         directory: &CoreDirectory,
         options: &DiskOptions,
         visit: &mut dyn FnMut(RecordView<'_>),
+        rest: &mut dyn FnMut(),
     ) -> Result<Opened, DiskError> {
         let DiskOptions { identity, log_bytes_max, ref checkpoints, begins_anew, has_opened, .. } = *options;
         let numbers = segments::numbers(directory)?;
         let segment_bytes = segments::size_of(directory, &numbers)?.unwrap_or(options.segment_bytes);
         let segments = Segments::new(directory, identity, segment_bytes);
         let mut logged = Votes::default();
-        let end =
-            replay(&segments, &numbers, Replay::new(identity, segment_bytes), segment_bytes, &mut |view| {
-                if view.record.kind == RecordKind::Vote {
-                    logged.raise(view.record.partition, view.record.ballot);
-                    logged.cover(view.record.partition, view.record.slot);
-                }
-                if let Some((node, disk)) = view.record.peer() {
-                    logged.meet(node, disk);
-                }
-                visit(view);
-            })?;
+        let mut visit = |view: RecordView<'_>| {
+            if view.record.kind == RecordKind::Vote {
+                logged.raise(view.record.partition, view.record.ballot);
+                logged.cover(view.record.partition, view.record.slot);
+            }
+            if let Some((node, disk)) = view.record.peer() {
+                logged.meet(node, disk);
+            }
+            visit(view);
+        };
+        let end = replay(&segments, &numbers, Replay::new(identity, segment_bytes), &mut visit, rest)?;
         // Before anything is changed: a log without its votes is not to be continued.
         let standing = Standing { first: numbers.first().copied(), checkpoints, begins_anew, has_opened };
         let votes = VotesFile::open(directory, identity, &logged, &standing)?;
-        settle(&segments, &numbers, &end)?;
-
         let first = numbers.last().map_or(0, |last| last + 1);
+        let mut spares = settle(&segments, &numbers, &end, first)?;
+        let fresh = segments.prepare(first, spares.pop_front())?;
         let last = end.segment.unwrap_or(0);
         let left = numbers.iter().copied().filter(|number| *number <= last);
-        let kept = left.chain(first..=first + SEGMENTS_AHEAD).collect();
+        let kept: VecDeque<u64> = left.chain(first..=first).collect();
         let start = start_of(first, segment_bytes);
         let previous = if numbers.is_empty() { start } else { end.end };
         let (bell_heard, bell) =
@@ -181,19 +185,19 @@ impl UringDisk {
             vote_flight: None,
             durable: start,
             unprepared: None,
-            ordered: first + SEGMENTS_AHEAD,
+            ordered: first,
             space: Space::default(),
             waiting_since: None,
             kept,
             unneeded: Lsn::default(),
-            has_spare: false,
+            spares: spares.len(),
+            segments_max: usize::try_from(log_bytes_max / segment_bytes as u64).unwrap_or(usize::MAX),
             segment_bytes,
             log_bytes_max,
             now: Timestamp::default(),
             failed: false,
             notices: Vec::new(),
-            preparer: Preparer::start(Segments::new(directory, identity, segment_bytes), bell)?,
-            segments,
+            preparer: Preparer::start(segments, spares, bell)?,
             directory: directory.clone(),
             ring: WriteRing::new(bell_heard)?,
         };
@@ -202,10 +206,8 @@ impl UringDisk {
         }
         disk.notice_direct(votes.direct);
         disk.ring.attach(VOTES_PLACE, &votes.file)?;
-        for number in first..=first + SEGMENTS_AHEAD {
-            let fresh = disk.segments.prepare(number, None)?;
-            disk.attach(&fresh)?;
-        }
+        disk.attach(&fresh)?;
+        disk.order_until(first + SEGMENTS_AHEAD);
         Ok(Opened { disk, votes: votes.votes, end })
     }
 
@@ -249,11 +251,7 @@ impl UringDisk {
 
     /// Whether `segment` can be written to; orders the next one when this one is begun.
     fn has_segment(&mut self, segment: u64) -> Result<bool, DiskError> {
-        while self.ordered < segment + SEGMENTS_AHEAD {
-            self.ordered += 1;
-            self.kept.push_back(self.ordered);
-            self.order(self.ordered);
-        }
+        self.order_until(segment + SEGMENTS_AHEAD);
         if !self.attached.contains(&segment) {
             self.take_prepared()?;
         }
@@ -297,8 +295,16 @@ impl UringDisk {
         }
     }
 
+    fn order_until(&mut self, last: u64) {
+        while self.ordered < last {
+            self.ordered += 1;
+            self.kept.push_back(self.ordered);
+            self.order(self.ordered);
+        }
+    }
+
     fn order(&mut self, number: u64) {
-        self.has_spare = false;
+        self.spares = self.spares.saturating_sub(1);
         self.preparer.prepare(number);
     }
 
@@ -398,8 +404,10 @@ impl UringDisk {
         let before = self.kept.len();
         while let Some(oldest) = self.kept.front().copied().filter(|oldest| *oldest < keep) {
             self.kept.pop_front();
-            self.preparer.retire(oldest);
-            self.has_spare = true;
+            // One at least, or each segment would have to be filled.
+            let is_spare = self.spares == 0 || self.kept.len() + self.spares < self.segments_max;
+            self.spares += usize::from(is_spare);
+            self.preparer.retire(oldest, if is_spare { Afterlife::Spare } else { Afterlife::Removed });
         }
         if self.kept.len() < before {
             // What is retired is used again: there is space now.
@@ -486,8 +494,7 @@ impl Disk for UringDisk {
     }
 
     fn state(&self) -> LogState {
-        let files = self.kept.len() + usize::from(self.has_spare);
-        let bytes = (files * self.segment_bytes) as u64;
+        let bytes = (self.kept.len() * self.segment_bytes) as u64;
         LogState { bytes, bytes_max: self.log_bytes_max, full: self.space.full }
     }
 
@@ -527,8 +534,8 @@ fn replay(
     segments: &Segments,
     numbers: &[u64],
     mut replay: Replay,
-    segment_bytes: usize,
     visit: &mut dyn FnMut(RecordView<'_>),
+    rest: &mut dyn FnMut(),
 ) -> Result<End, DiskError> {
     let mut bytes = Vec::new();
     for number in numbers {
@@ -536,10 +543,10 @@ fn replay(
         replay.on_head(*number, &bytes);
     }
     // A block more than there should be, so that a file too long is seen as well.
-    let pages = MmapMut::map_anon(segment_bytes + WAL_BLOCK_BYTES);
+    let pages = MmapMut::map_anon(segments.segment_bytes() + WAL_BLOCK_BYTES);
     let mut pages = pages.map_err(|source| io_error("reading", &segments.path(0), source))?;
     for number in numbers {
-        let bytes = segments.read(*number, &mut pages)?;
+        let bytes = segments.read(*number, &mut pages, rest)?;
         replay.on_segment(*number, &pages[..bytes], visit).map_err(|damage| {
             let path = segments.path(damage.segment);
             let why = damage.why;
@@ -553,17 +560,22 @@ fn replay(
     Ok(replay.finish())
 }
 
-/// Makes durable what was recovered, and removes what lies behind it: spares, and what a dying process
-/// wrote there and told nobody of.
-fn settle(segments: &Segments, numbers: &[u64], end: &End) -> Result<(), DiskError> {
+/// Makes durable what was recovered, and takes away what lies behind it: spares, and what a dying process wrote
+/// there and told nobody of. Files of which segments from `first` on can be made.
+fn settle(
+    segments: &Segments,
+    numbers: &[u64],
+    end: &End,
+    first: u64,
+) -> Result<VecDeque<PathBuf>, DiskError> {
     let last = end.segment.unwrap_or(0);
     for number in numbers.iter().filter(|number| **number <= last) {
         segments.sync(*number)?;
     }
     for number in numbers.iter().filter(|number| **number > last) {
-        segments.remove(*number)?;
+        segments.retire(*number)?;
     }
-    segments.remove_leftovers()
+    segments.take_leftovers(first)
 }
 
 /// A segment's place in the ring's table.

@@ -26,7 +26,9 @@ use crate::txn::{
     Abort, BusyWith, Coordinator, Effect, Env, Known, LocalEnd, Procedure, Reply, Settled, Ticket,
     commit_local, conclude_read, run_local, take_read,
 };
-use crate::types::{CoreId, Endpoint, Lsn, PartitionId, Prng, ShardId, Stamp, Timestamp, TxnId, Watermark};
+use crate::types::{
+    Ballot, CoreId, Endpoint, Lsn, PartitionId, Prng, ShardId, Stamp, Timestamp, TxnId, Watermark,
+};
 use crate::watermark::{ExchangeSchedule, Knowledge};
 use crate::wire::Token;
 use std::collections::VecDeque;
@@ -309,6 +311,23 @@ impl<P: Procedure> Core<P> {
 
     pub fn replicas(&self) -> &[Replica<P>] {
         &self.replicas
+    }
+
+    /// Partitions whose transactions this core takes.
+    pub fn led(&self) -> &[PartitionId] {
+        &self.led
+    }
+
+    /// Under which ballot this core's node leads a shard, if this core is the one to know and it does, by its lights.
+    pub fn leads_under(&self, shard: ShardId) -> Option<Ballot> {
+        let chair = self.chairs.iter().find(|chair| chair.shard == shard)?;
+        chair.election.leader().filter(|ballot| ballot.node == self.me.node)
+    }
+
+    /// Everything at or below it is applied in every partition here.
+    pub fn applied(&self) -> Timestamp {
+        let applied = self.replicas.iter().map(|replica| replica.applied().timestamp);
+        applied.min().unwrap_or(Timestamp(u64::MAX))
     }
 
     /// Whether a replica here does not vote yet: its peers do not know it, or it has forgotten something.
@@ -746,7 +765,7 @@ impl<P: Procedure> Submit<P> for Desk<'_, P> {
     }
 
     fn led(&self) -> &[PartitionId] {
-        &self.core.led
+        self.core.led()
     }
 
     fn hosted(&self) -> &[PartitionId] {
@@ -758,8 +777,7 @@ impl<P: Procedure> Submit<P> for Desk<'_, P> {
     }
 
     fn applied(&self) -> Timestamp {
-        let applied = self.core.replicas.iter().map(|replica| replica.applied().timestamp);
-        applied.min().unwrap_or(Timestamp(u64::MAX))
+        self.core.applied()
     }
 }
 

@@ -32,7 +32,10 @@ mod wait;
 pub use orders::{Answer, HandOver, NoOrder, OrderSender, Orders, orders};
 pub use siblings::{Shared, Siblings};
 
-use crate::bounds::{FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST, TX_BURST};
+use crate::bounds::{
+    CATCH_UP_SECONDS_MAX, CAUGHT_UP_NS, FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST,
+    SECOND, TX_BURST,
+};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk::{Disk, DiskError, FileCheckpoints};
@@ -124,8 +127,28 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
 
     /// Turn after turn, until the node is told to stop, or is turned away by a peer.
     pub fn run(&mut self) -> Result<(), DiskError> {
+        self.turns_until(|_, _| false)
+    }
+
+    /// Turn after turn, until others may rely on this core as on any: it leads something, or has applied all but the
+    /// newest of what there is; or until it has taken `CATCH_UP_SECONDS_MAX`.
+    pub fn catch_up(&mut self) -> Result<(), DiskError> {
+        let over = self.clock.now().plus_ns(CATCH_UP_SECONDS_MAX * SECOND);
+        self.turns_until(|core, now| {
+            !core.led().is_empty() || now.since(core.applied()) < CAUGHT_UP_NS || now >= over
+        })
+    }
+
+    /// As long as the node is to run.
+    fn turns_until(
+        &mut self,
+        is_over: impl Fn(&Core<D::Procedure>, Timestamp) -> bool,
+    ) -> Result<(), DiskError> {
         wait::ask_for_exact_timers();
-        while !self.shared.is_stopped() && self.core.refused_by().is_none() {
+        while !self.shared.is_stopped()
+            && self.core.refused_by().is_none()
+            && !is_over(&self.core, self.pace.turned_at)
+        {
             self.turn()?;
             self.note_votes();
             if self.sleep_after_ns.is_some_and(|limit_ns| self.pace.idle_ns() >= limit_ns) {

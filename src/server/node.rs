@@ -13,8 +13,8 @@ use crate::nic::wan::{Link, Wan};
 use crate::partition::{Driver, Recovery};
 use crate::reactor::{OrderSender, Reactor, Seat, Shared, Siblings, affinity, orders};
 use crate::types::{CoreId, DiskId, Endpoint, Epoch, NodeId, Prng, ShardId};
-use crate::wal::LogIdentity;
 use crate::wal::checkpoint::Piece;
+use crate::wal::{LogIdentity, RecordView};
 use std::any::Any;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -273,10 +273,9 @@ fn run<D: Driver>(
     let reactor = Reactor::new(seat, recovery, &config, SystemClock::of_process(), driver);
     let mut reactor = reactor.with_checkpoints(files);
     let _ = departure.tell.send(News::Running);
-    // What is known to be chosen of the log is replayed in the first turn.
-    reactor.turn().map_err(|source| StopError::Disk { at: at.clone(), source })?;
+    let caught_up = reactor.catch_up();
     drop(background);
-    reactor.run().map_err(|source| StopError::Disk { at, source })?;
+    caught_up.and_then(|()| reactor.run()).map_err(|source| StopError::Disk { at, source })?;
     if let Some(by) = reactor.core().refused_by() {
         let name = |id: NodeId| config.nodes[usize::from(id.0)].name.clone();
         let dir = config.nodes[usize::from(node.0)].data.clone();
@@ -291,7 +290,7 @@ struct Recovered {
     disk: UringDisk,
     files: FileCheckpoints,
     recovery: Recovery,
-    /// Until the core has made of it what it held.
+    /// Until the core has made of it what it held, and has what the others did meanwhile.
     background: Background,
 }
 
@@ -317,7 +316,7 @@ fn recover(config: &Config, me: Endpoint, past: Past, opened: Sender<Opened>) ->
 }
 
 fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec<String>), DiskError> {
-    let background = Background::begin();
+    let mut background = Background::begin();
     let Past { rebuilds, has_opened, disk } = past;
     let identity = identity(config, me);
     let mut options = DiskOptions::new(identity, config.log_bytes);
@@ -337,10 +336,12 @@ fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec
     }
     options.checkpoints = recovery.checkpoints();
     (options.begins_anew, options.has_opened) = (rebuilds, has_opened);
-    let opened = UringDisk::open(&directory, &options, &mut |view| {
+    let cores = config.cores(me.node);
+    let mut visit = |view: RecordView<'_>| {
         records += 1;
         recovery.on_record(&view);
-    })?;
+    };
+    let opened = UringDisk::open(&directory, &options, &mut visit, &mut || background.rest(cores))?;
     for (partition, ballot) in opened.votes.iter() {
         recovery.on_vote(partition, ballot);
     }

@@ -365,7 +365,8 @@ impl World {
         watched.map_err(|why| format!("{me:?}: {why}"))
     }
 
-    /// A reign that has just opened here: nobody else holds the lease of its shard, by whatever clock.
+    /// A reign that has just opened here: nobody before it holds the lease of its shard, by whatever clock. One after it
+    /// may: then ours is over, and we have been too slow to hear of it.
     fn check_opening(&self, at: usize) -> Result<(), String> {
         let SimCore { me, core, clients, .. } = &self.cores[at];
         for replica in core.replicas().iter().filter(|replica| replica.open) {
@@ -377,7 +378,10 @@ impl World {
             for (other, node) in (0u16..).map(NodeId).zip(&self.nodes).filter(|(other, _)| *other != me.node)
             {
                 let until = node.board.lease(replica.shard);
-                if self.is_up(other) && until > self.local_time(other) {
+                let holds = self.is_up(other) && until > self.local_time(other);
+                let cores = self.cores.iter().filter(|core| core.me.node == other);
+                let leads = cores.filter_map(|core| core.core.leads_under(replica.shard)).next();
+                if holds && leads.is_none_or(|ballot| ballot.epoch() < stamp.epoch) {
                     let shard = replica.shard;
                     return Err(format!(
                         "{other:?} holds the lease of {shard:?}, and {:?} opens {stamp:?}",

@@ -14,6 +14,7 @@ use crate::wal::{OwnedRecord, RecordKind, Why};
 const NOW: Timestamp = Timestamp(1_000_000_000_000);
 
 mod failing;
+mod recycling;
 mod voting;
 
 /// Where a log lies, and whose it is.
@@ -22,6 +23,7 @@ struct Place {
     dir: PathBuf,
     identity: LogIdentity,
     segment_bytes: usize,
+    log_bytes_max: u64,
     begins_anew: bool,
     has_opened: bool,
 }
@@ -32,9 +34,9 @@ impl Place {
             segment_bytes: self.segment_bytes,
             begins_anew: self.begins_anew,
             has_opened: self.has_opened,
-            ..DiskOptions::new(self.identity, LOG_BYTES)
+            ..DiskOptions::new(self.identity, self.log_bytes_max)
         };
-        UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit)
+        UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit, &mut || {})
     }
 
     fn names(&self) -> Vec<String> {
@@ -48,7 +50,8 @@ impl Place {
 
 fn options(dir: &Path, segment_bytes: usize) -> Place {
     let identity = LogIdentity::new("demo", NodeId(2), CoreId(1));
-    Place { dir: dir.join("log"), identity, segment_bytes, begins_anew: false, has_opened: false }
+    let (log_bytes_max, begins_anew, has_opened) = (LOG_BYTES, false, false);
+    Place { dir: dir.join("log"), identity, segment_bytes, log_bytes_max, begins_anew, has_opened }
 }
 
 fn open(place: &Place) -> Result<(UringDisk, Vec<OwnedRecord>), DiskError> {
@@ -83,6 +86,17 @@ fn settle(disk: &mut UringDisk) {
         // What `reap` freed may let more be written, of which nothing is under way yet.
         disk.submit().unwrap();
         wait_readable(disk);
+    }
+}
+
+/// Truncates, for the first time, and turns until something went.
+fn cut(disk: &mut UringDisk, below: Lsn) {
+    disk.truncate(below);
+    // Both copies of the votes are to know of it first; what wakes us may be a segment that is ready.
+    while disk.votes.truncated() == 0 {
+        disk.submit().unwrap();
+        wait_readable(disk);
+        disk.reap(NOW).unwrap();
     }
 }
 

@@ -47,13 +47,7 @@ fn votes_survive_the_truncation_of_the_log() {
         last = append(&mut disk, slot, 10_000).lsn;
         settle(&mut disk);
     }
-    disk.truncate(last);
-    // Both copies are to know of it first; what wakes us may be a segment that is ready.
-    while disk.votes.truncated() == 0 {
-        disk.submit().unwrap();
-        wait_readable(&disk);
-        disk.reap(NOW).unwrap();
-    }
+    cut(&mut disk, last);
     drop(disk);
     let mut records = Vec::<OwnedRecord>::new();
     let opened = place.open(&mut |view| records.push(view.into())).unwrap();
