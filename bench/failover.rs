@@ -11,7 +11,7 @@
 //! | `power` | all of them killed at once, or a bit of their files flipped |
 //!
 //! A node that is killed stops at once: nothing is flushed, nobody is told (`Cluster::kill`). It starts again
-//! from its disk when its shards have new leaders, and must be followed by the next kill.
+//! from its disk when its shards have new leaders, and the next one is killed when it has caught up.
 #![forbid(unsafe_code)]
 
 mod book;
@@ -214,10 +214,12 @@ impl Steering<'_> {
         }
         let healthy: Vec<ShardId> = timeline.shards().filter(|shard| !failed(*shard)).collect();
         let is_absence = options.kill == Victim::Follower && options.down_ns.is_some();
+        let returned = self.await_return(&nodes)?;
         let absence = match is_absence {
-            true => Some(self.await_return(&nodes, &healthy, before.clone(), at..back)?),
+            true => Some(self.absence(returned, &healthy, before.clone(), at..back)?),
             false => None,
         };
+        let caught_up_ns = returned.map(|at| at.since(back));
         self.pause(options.pause_ns)?;
 
         let impact = |shard| {
@@ -228,7 +230,8 @@ impl Steering<'_> {
         };
         let shards: Vec<Impact> = timeline.shards().map(impact).collect();
         let healthy = self.healthy(&healthy, &shards, before, at..until);
-        self.kills.push(Kill { at, elections: at..until, nodes, shards, healthy, absence });
+        let elections = at..until;
+        self.kills.push(Kill { at, elections, nodes, shards, healthy, caught_up_ns, absence });
         Ok(all_replaced)
     }
 
@@ -250,29 +253,33 @@ impl Steering<'_> {
         Some(Healthy { share, slowest_ns, outage_ns })
     }
 
-    /// Waits until nodes that were down have all that their leaders have, and looks what that costs these.
-    fn await_return(
-        &mut self,
-        nodes: &[NodeId],
-        led: &[ShardId],
-        before: Range<Timestamp>,
-        down: Range<Timestamp>,
-    ) -> anyhow::Result<Absence> {
+    /// Waits until nodes that were down have all that their leaders have: a cluster that lacks one more is another case.
+    /// When that was; `None` when they did not within patience.
+    fn await_return(&mut self, nodes: &[NodeId]) -> anyhow::Result<Option<Timestamp>> {
         let run = self.run;
         let caught_up = || {
             let lag = |node: &NodeId| clock::now().since(run.applied(*node));
             nodes.iter().all(|node| lag(node) < CAUGHT_UP_NS)
         };
         let in_time = self.wait_until(caught_up)?;
-        let now = clock::now();
-        let caught_up_ns = in_time.then(|| now.since(down.end));
-        let timeline = &run.timeline;
+        Ok(in_time.then(clock::now))
+    }
+
+    /// What it cost the leaders that a node was down and came back.
+    fn absence(
+        &mut self,
+        returned: Option<Timestamp>,
+        led: &[ShardId],
+        before: Range<Timestamp>,
+        down: Range<Timestamp>,
+    ) -> anyhow::Result<Absence> {
+        let timeline = &self.run.timeline;
         // A few milliseconds are no throughput.
-        let back = down.end..now.max(down.end.plus_ns(BEFORE_NS_MIN));
-        self.pause(back.end.since(now))?;
+        let back = down.end..returned.unwrap_or_else(clock::now).max(down.end.plus_ns(BEFORE_NS_MIN));
+        self.pause(back.end.since(clock::now()))?;
         let [before_per_s, down_per_s, back_per_s] =
             [before, down, back].map(|within| timeline.per_second(led, within));
-        Ok(Absence { before_per_s, down_per_s, back_per_s, caught_up_ns, checkpoints: 0 })
+        Ok(Absence { before_per_s, down_per_s, back_per_s, checkpoints: 0 })
     }
 
     fn victims(&self, kill: Victim, leaders: &[Option<NodeId>]) -> Vec<NodeId> {

@@ -38,6 +38,8 @@ pub struct Kill {
     pub nodes: Vec<NodeId>,
     pub shards: Vec<Impact>,
     pub healthy: Option<Healthy>,
+    /// From its restart on; `None` when it did not within patience.
+    pub caught_up_ns: Option<u64>,
     pub absence: Option<Absence>,
 }
 
@@ -67,8 +69,6 @@ pub struct Absence {
     pub down_per_s: f64,
     /// While it caught up.
     pub back_per_s: f64,
-    /// From its restart on; `None` when it did not within patience.
-    pub caught_up_ns: Option<u64>,
     /// Checkpoints it was sent, because its leaders no longer had the log that it lacked.
     pub checkpoints: u64,
 }
@@ -102,6 +102,9 @@ impl Kill {
             );
             say("healthy_do_not_wait", waited.then_some(why));
         }
+        let late =
+            self.caught_up_ns.is_none().then(|| "who was killed came back and did not catch up".to_string());
+        say("caught_up", late);
         if let Some(absence) = &self.absence {
             absence.judge(&mut say);
         }
@@ -117,8 +120,6 @@ impl Absence {
             let why = format!("{per_s:.0} per second, of {:.0} before", self.before_per_s);
             say(name, (per_s < least).then_some(why));
         }
-        let late = self.caught_up_ns.is_none().then(|| "the follower did not catch up".to_string());
-        say("caught_up", late);
         let none = "it lacked nothing that was no longer in a log: keep it down for longer".to_string();
         say("checkpoint_transferred", (self.checkpoints == 0).then_some(none));
     }
@@ -128,7 +129,6 @@ impl Absence {
             "before_per_s": self.before_per_s,
             "down_per_s": self.down_per_s,
             "catching_up_per_s": self.back_per_s,
-            "caught_up_ms": self.caught_up_ns.map(|ns| ns as f64 / MS as f64),
             "checkpoints_received": self.checkpoints,
         })
     }
@@ -176,6 +176,7 @@ impl Outcome {
             "shards": kill.shards.iter().map(shard).collect::<Vec<_>>(),
             "healthy_share": kill.healthy.as_ref().map(|healthy| healthy.share),
             "healthy_slowest_ms": kill.healthy.as_ref().map(|healthy| healthy.slowest_ns as f64 / MS as f64),
+            "caught_up_ms": kill.caught_up_ns.map(|ns| ns as f64 / MS as f64),
             "absence": kill.absence.as_ref().map(Absence::json),
         })
     }
@@ -210,15 +211,14 @@ impl Outcome {
             ),
             None => writeln!(page, "  no shard stood still while another was healthy"),
         };
-        if let Some(Absence { before_per_s, down_per_s, back_per_s, caught_up_ns, checkpoints }) =
-            &kill.absence
-        {
+        let caught_up = kill.caught_up_ns.map_or("never".to_string(), |ns| format!("after {}", ms(ns)));
+        let _ = writeln!(page, "  restarted, and caught up {caught_up}");
+        if let Some(Absence { before_per_s, down_per_s, back_per_s, checkpoints }) = &kill.absence {
             let share = |per_s: f64| 100.0 * per_s / before_per_s.max(1.0);
-            let caught_up = caught_up_ns.map_or("never".to_string(), |ns| format!("after {}", ms(ns)));
             let _ = writeln!(
                 page,
-                "  its leaders: {before_per_s:.0} per second before, {:.0} % while it was down, {:.0} % while it caught up\n  \
-                 caught up {caught_up}, with {checkpoints} checkpoints of its peers",
+                "  its leaders: {before_per_s:.0} per second before, {:.0} % while it was down, {:.0} % while it caught up,\n  \
+                 with {checkpoints} checkpoints of its peers",
                 share(*down_per_s),
                 share(*back_per_s)
             );
@@ -271,15 +271,17 @@ mod tests {
         };
         let shards = vec![impact(0, true, SECOND + TAKE_OVER_NS), impact(1, false, 9 * SECOND)];
         let healthy = Some(Healthy { share: 0.8, slowest_ns: 400 * MS, outage_ns: SECOND });
-        let absence = Absence {
-            before_per_s: 100.0,
-            down_per_s: 90.0,
-            back_per_s: 90.0,
-            caught_up_ns: Some(1),
-            checkpoints: 1,
-        };
+        let absence = Absence { before_per_s: 100.0, down_per_s: 90.0, back_per_s: 90.0, checkpoints: 1 };
         let (at, elections) = (Timestamp(SECOND), Timestamp(SECOND)..Timestamp(2 * SECOND));
-        Kill { at, elections, nodes: vec![NodeId(0)], shards, healthy, absence: Some(absence) }
+        Kill {
+            at,
+            elections,
+            nodes: vec![NodeId(0)],
+            shards,
+            healthy,
+            caught_up_ns: Some(1),
+            absence: Some(absence),
+        }
     }
 
     fn broken(change: impl FnOnce(&mut Kill)) -> Vec<&'static str> {
@@ -307,7 +309,7 @@ mod tests {
             broken(|kill| kill.absence.as_mut().unwrap().back_per_s = 0.0),
             ["leader_while_catching_up"]
         );
-        assert_eq!(broken(|kill| kill.absence.as_mut().unwrap().caught_up_ns = None), ["caught_up"]);
+        assert_eq!(broken(|kill| kill.caught_up_ns = None), ["caught_up"]);
         assert_eq!(broken(|kill| kill.absence.as_mut().unwrap().checkpoints = 0), ["checkpoint_transferred"]);
     }
 

@@ -35,17 +35,25 @@ fn a_follower_that_was_down_catches_up() {
     let options = options("--kill follower --times 1 --warmup 200ms --pause 0ms --clients 4 --down 600ms");
     let Place { config, data: _data } = fixture::place(2, 3, 1, tables());
     let outcome = kill_nodes(&options, config, &AtomicBool::new(false)).unwrap();
-    let [Kill { nodes, absence: Some(absence), healthy: None, .. }] = &outcome.kills[..] else {
+    let [Kill { nodes, absence: Some(absence), healthy: None, caught_up_ns, .. }] = &outcome.kills[..] else {
         panic!("one absence");
     };
     assert_eq!(nodes, &[NodeId(2)]);
-    assert!(absence.caught_up_ns.is_some() && absence.down_per_s > 0.0);
+    assert!(caught_up_ns.is_some() && absence.down_per_s > 0.0);
     assert_eq!(outcome.json(Value::Null)["checks"]["caught_up"], json!("ok"));
 }
 
 fn kill_of(shard: ShardId, elections: Range<Timestamp>) -> Kill {
     let shards = vec![Impact { shard, failed: true, outage_ns: 1, leader: None }];
-    Kill { at: elections.start, elections, nodes: vec![NodeId(0)], shards, healthy: None, absence: None }
+    Kill {
+        at: elections.start,
+        elections,
+        nodes: vec![NodeId(0)],
+        shards,
+        healthy: None,
+        caught_up_ns: Some(1),
+        absence: None,
+    }
 }
 
 /// An election that deposes a leader who is well is an outage that nobody asked for.

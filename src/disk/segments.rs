@@ -62,13 +62,8 @@ impl Segments {
         Ok(())
     }
 
-    /// Fills whole pages with as much of a segment as there is; how many bytes that is. Calls `rest` now and then.
-    pub(super) fn read(
-        &self,
-        number: u64,
-        pages: &mut MmapMut,
-        rest: &mut dyn FnMut(),
-    ) -> Result<usize, DiskError> {
+    /// Fills whole pages with as much of a segment as there is; how many bytes that is.
+    pub(super) fn read(&self, number: u64, pages: &mut MmapMut) -> Result<usize, DiskError> {
         let path = self.path(number);
         let file = open_to_read(&path).map_err(|source| io_error("opening", &path, source))?;
         let mut read = 0;
@@ -78,10 +73,7 @@ impl Segments {
                 Ok(0) => break,
                 // Less than was asked for is the end of the file, of which the last block may not be whole.
                 Ok(bytes) if !bytes.is_multiple_of(WAL_BLOCK_BYTES) => return Ok(read + bytes),
-                Ok(bytes) => {
-                    read += bytes;
-                    rest();
-                }
+                Ok(bytes) => read += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(io_error("reading", &path, source)),
             }
@@ -388,4 +380,5 @@ fn path_of(directory: &CoreDirectory, number: u64) -> PathBuf {
 const PREPARING: &str = ".new";
 const RETIRED: &str = ".old";
 const FILL_BYTES: usize = 64 * KIB;
+/// Small, because the log of another process on the drive waits for each.
 const READ_BYTES: usize = 128 * KIB;

@@ -138,15 +138,13 @@ impl fmt::Display for Notice {
 
 impl UringDisk {
     /// Opens the log, or makes a new one, and shows `visit` every record of it, in order. On an error
-    /// forget what was visited. The log goes on in a fresh segment: what is on disk is not touched. Between two reads
-    /// it calls `rest`, where others may have the drive.
+    /// forget what was visited. The log goes on in a fresh segment: what is on disk is not touched.
     ///
     /// Blocks, and starts a thread that inherits the CPUs this one may run on: call it before pinning.
     pub fn open(
         directory: &CoreDirectory,
         options: &DiskOptions,
         visit: &mut dyn FnMut(RecordView<'_>),
-        rest: &mut dyn FnMut(),
     ) -> Result<Opened, DiskError> {
         let DiskOptions { identity, log_bytes_max, ref checkpoints, begins_anew, has_opened, .. } = *options;
         let numbers = segments::numbers(directory)?;
@@ -163,7 +161,7 @@ impl UringDisk {
             }
             visit(view);
         };
-        let end = replay(&segments, &numbers, Replay::new(identity, segment_bytes), &mut visit, rest)?;
+        let end = replay(&segments, &numbers, Replay::new(identity, segment_bytes), &mut visit)?;
         // Before anything is changed: a log without its votes is not to be continued.
         let standing = Standing { first: numbers.first().copied(), checkpoints, begins_anew, has_opened };
         let votes = VotesFile::open(directory, identity, &logged, &standing)?;
@@ -535,7 +533,6 @@ fn replay(
     numbers: &[u64],
     mut replay: Replay,
     visit: &mut dyn FnMut(RecordView<'_>),
-    rest: &mut dyn FnMut(),
 ) -> Result<End, DiskError> {
     let mut bytes = Vec::new();
     for number in numbers {
@@ -546,7 +543,7 @@ fn replay(
     let pages = MmapMut::map_anon(segments.segment_bytes() + WAL_BLOCK_BYTES);
     let mut pages = pages.map_err(|source| io_error("reading", &segments.path(0), source))?;
     for number in numbers {
-        let bytes = segments.read(*number, &mut pages, rest)?;
+        let bytes = segments.read(*number, &mut pages)?;
         replay.on_segment(*number, &pages[..bytes], visit).map_err(|damage| {
             let path = segments.path(damage.segment);
             let why = damage.why;

@@ -313,21 +313,26 @@ impl<P: Procedure> Core<P> {
         &self.replicas
     }
 
-    /// Partitions whose transactions this core takes.
-    pub fn led(&self) -> &[PartitionId] {
-        &self.led
-    }
-
     /// Under which ballot this core's node leads a shard, if this core is the one to know and it does, by its lights.
     pub fn leads_under(&self, shard: ShardId) -> Option<Ballot> {
         let chair = self.chairs.iter().find(|chair| chair.shard == shard)?;
         chair.election.leader().filter(|ballot| ballot.node == self.me.node)
     }
 
+    /// Partitions whose transactions this core takes.
+    pub fn led(&self) -> &[PartitionId] {
+        &self.led
+    }
+
     /// Everything at or below it is applied in every partition here.
     pub fn applied(&self) -> Timestamp {
         let applied = self.replicas.iter().map(|replica| replica.applied().timestamp);
         applied.min().unwrap_or(Timestamp(u64::MAX))
+    }
+
+    /// The newest reign that each replica here has heard of.
+    pub fn reigns(&self) -> impl Iterator<Item = Ballot> + '_ {
+        self.replicas.iter().map(|replica| replica.stream.promised())
     }
 
     /// Whether a replica here does not vote yet: its peers do not know it, or it has forgotten something.

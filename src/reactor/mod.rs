@@ -43,7 +43,7 @@ use crate::nic::{Nic, NicStats, Wake};
 use crate::partition::{Core, CoreStats, Driver, Log, Ports, Recovery};
 use crate::rpc::RpcStats;
 use crate::txn::Procedure;
-use crate::types::{Endpoint, Lsn, NodeId, Timestamp};
+use crate::types::{Ballot, Endpoint, Lsn, NodeId, Timestamp};
 use ports::{CoreCheckpoints, CoreLog};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -130,12 +130,15 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         self.turns_until(|_, _| false)
     }
 
-    /// Turn after turn, until others may rely on this core as on any: it leads something, or has applied all but the
-    /// newest of what there is; or until it has taken `CATCH_UP_SECONDS_MAX`.
+    /// Turn after turn, as long as nobody needs this core but itself: until it has applied all but the newest of what
+    /// there is, or hears of a reign that is new to it (a shard with a leader less needs its replicas), or leads; or
+    /// until it has taken `CATCH_UP_SECONDS_MAX`.
     pub fn catch_up(&mut self) -> Result<(), DiskError> {
         let over = self.clock.now().plus_ns(CATCH_UP_SECONDS_MAX * SECOND);
+        let known: Vec<Ballot> = self.core.reigns().collect();
         self.turns_until(|core, now| {
-            !core.led().is_empty() || now.since(core.applied()) < CAUGHT_UP_NS || now >= over
+            let is_needed = !core.reigns().eq(known.iter().copied()) || !core.led().is_empty();
+            is_needed || now.since(core.applied()) < CAUGHT_UP_NS || now >= over
         })
     }
 

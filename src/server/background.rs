@@ -4,19 +4,12 @@
 //! others do not do meanwhile; and where nobody else has work, it is as fast as ever.
 #![forbid(unsafe_code)]
 
-use crate::bounds::MS;
-use crate::clock;
-use crate::types::Timestamp;
 use rustix::process::nice;
-use std::thread;
-use std::time::Duration;
 
 /// From its making until it is dropped, on the thread that made it. Nothing where the process may not take back what
 /// it gives up (`LimitNICE=-1` allows it).
 pub(super) struct Background {
     lowered: bool,
-    /// When it last went to work.
-    since: Timestamp,
 }
 
 impl Background {
@@ -24,16 +17,7 @@ impl Background {
         // More than we need, to know that we may.
         let may = nice(-1).is_ok();
         let lowered = may && nice(1 + NICENESS).is_ok();
-        Background { lowered, since: clock::now() }
-    }
-
-    /// Work on a drive is in the background when others have it for as long: this waits until so many cores, which all
-    /// work like this one, have left it alone for as long as they worked since the last time.
-    #[expect(clippy::disallowed_methods, reason = "the core has not begun")]
-    pub fn rest(&mut self, cores: usize) {
-        let worked_ns = clock::now().since(self.since).min(WORK_NS_MAX);
-        thread::sleep(Duration::from_nanos(worked_ns * cores as u64));
-        self.since = clock::now();
+        Background { lowered }
     }
 }
 
@@ -46,10 +30,8 @@ impl Drop for Background {
     }
 }
 
-/// Longer work was not on the drive only.
-const WORK_NS_MAX: u64 = 5 * MS;
-/// A quarter of the time of a CPU that somebody else fills: enough to catch up with those who fill it.
-const NICENESS: i32 = 5;
+/// A tenth of the time of a CPU that somebody else fills.
+const NICENESS: i32 = 10;
 
 #[cfg(test)]
 mod tests {

@@ -316,7 +316,7 @@ fn recover(config: &Config, me: Endpoint, past: Past, opened: Sender<Opened>) ->
 }
 
 fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec<String>), DiskError> {
-    let mut background = Background::begin();
+    let background = Background::begin();
     let Past { rebuilds, has_opened, disk } = past;
     let identity = identity(config, me);
     let mut options = DiskOptions::new(identity, config.log_bytes);
@@ -336,12 +336,11 @@ fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec
     }
     options.checkpoints = recovery.checkpoints();
     (options.begins_anew, options.has_opened) = (rebuilds, has_opened);
-    let cores = config.cores(me.node);
     let mut visit = |view: RecordView<'_>| {
         records += 1;
         recovery.on_record(&view);
     };
-    let opened = UringDisk::open(&directory, &options, &mut visit, &mut || background.rest(cores))?;
+    let opened = UringDisk::open(&directory, &options, &mut visit)?;
     for (partition, ballot) in opened.votes.iter() {
         recovery.on_vote(partition, ballot);
     }

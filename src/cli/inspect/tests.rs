@@ -27,7 +27,7 @@ fn core_directory(dir: &Path) -> PathBuf {
     let options =
         DiskOptions { segment_bytes: 16 * WAL_BLOCK_BYTES, ..DiskOptions::new(identity, LOG_BYTES) };
     let directory = CoreDirectory::lock(&path).unwrap();
-    let mut disk = UringDisk::open(&directory, &options, &mut |_| {}, &mut || {}).unwrap().disk;
+    let mut disk = UringDisk::open(&directory, &options, &mut |_| {}).unwrap().disk;
     let ballot = Ballot { round: 3, node: NodeId(1) };
     let partition = PartitionId(4);
     for (kind, slot) in [(RecordKind::Vote, 0), (RecordKind::Accept, 17), (RecordKind::Accept, 18)] {

@@ -36,7 +36,7 @@ impl Place {
             has_opened: self.has_opened,
             ..DiskOptions::new(self.identity, self.log_bytes_max)
         };
-        UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit, &mut || {})
+        UringDisk::open(&CoreDirectory::lock(&self.dir)?, &options, visit)
     }
 
     fn names(&self) -> Vec<String> {
