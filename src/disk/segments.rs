@@ -14,6 +14,8 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub(super) struct Segments {
     directory: CoreDirectory,
     identity: LogIdentity,
     segment_bytes: usize,
+    /// Somebody waits for the segment that is being made: no rests.
+    hurry: Arc<AtomicBool>,
 }
 
 /// A segment nothing was written to yet.
@@ -42,7 +46,7 @@ pub(super) struct Fresh {
 
 impl Segments {
     pub(super) fn new(directory: &CoreDirectory, identity: LogIdentity, segment_bytes: usize) -> Segments {
-        Segments { directory: directory.clone(), identity, segment_bytes }
+        Segments { directory: directory.clone(), identity, segment_bytes, hurry: Arc::default() }
     }
 
     pub(super) fn segment_bytes(&self) -> usize {
@@ -115,7 +119,8 @@ impl Segments {
 
     /// A segment ready to be written to: of full size, every block already allocated and written, so
     /// that a write to it is one write to the drive and changes no metadata. What is retired has that already;
-    /// without it this takes a while, because the drive is left to the log's own writes most of the time.
+    /// without it this takes a while, because the drive is left to the log's own writes most of the time, unless those
+    /// wait for it.
     pub(super) fn prepare(&self, number: u64, retired: Option<PathBuf>) -> Result<Fresh, DiskError> {
         let path = self.directory.file(&format!("{number:016}{PREPARING}"));
         let recycled = retired.is_some();
@@ -145,7 +150,9 @@ impl Segments {
                 let bytes = chunk.len().min(self.segment_bytes - at);
                 file.write_all_at(&chunk[..bytes], at as u64)?;
                 at += bytes;
-                rest(bytes);
+                if !self.hurry.load(Ordering::Relaxed) {
+                    rest(bytes);
+                }
             }
         }
         let header =
@@ -169,6 +176,7 @@ impl Segments {
 pub(super) struct Preparer {
     /// `None` only while dropping: the thread ends when its orders do.
     orders: Option<Sender<Order>>,
+    hurry: Arc<AtomicBool>,
     prepared: Receiver<Prepared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -191,16 +199,21 @@ impl Preparer {
     ) -> Result<Preparer, DiskError> {
         let (orders, inbox) = mpsc::channel();
         let (outbox, prepared) = mpsc::channel();
-        let path = segments.directory.path().to_owned();
+        let (path, hurry) = (segments.directory.path().to_owned(), segments.hurry.clone());
         let retired = Retired { spares, doomed: VecDeque::new(), rest: due(segments.segment_bytes) };
         let work = move || prepare_segments(&segments, retired, &inbox, &outbox, bell);
         let thread = thread::Builder::new().name("mako-segments".to_owned()).spawn(work);
         let thread = thread.map_err(|source| io_error("starting a thread", &path, source))?;
-        Ok(Preparer { orders: Some(orders), prepared, thread: Some(thread) })
+        Ok(Preparer { orders: Some(orders), hurry, prepared, thread: Some(thread) })
     }
 
     pub(super) fn prepare(&self, number: u64) {
         self.order(Order::Prepare(number));
+    }
+
+    /// Whether the log waits for the next segment.
+    pub(super) fn hurry(&self, waits: bool) {
+        self.hurry.store(waits, Ordering::Relaxed);
     }
 
     /// Segments are retired in the order of their numbers, so that what is left has no hole. They are used again, or

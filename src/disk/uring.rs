@@ -253,7 +253,9 @@ impl UringDisk {
         if !self.attached.contains(&segment) {
             self.take_prepared()?;
         }
-        if self.attached.contains(&segment) {
+        let is_ready = self.attached.contains(&segment);
+        self.preparer.hurry(!is_ready);
+        if is_ready {
             self.waiting_since = None;
             return Ok(true);
         }
