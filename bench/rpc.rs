@@ -34,7 +34,7 @@ pub fn run(options: &RpcOptions, interrupted: &AtomicBool) -> anyhow::Result<Tol
     let slice = Slice { warmup_ns: options.warmup_ns, ns: options.duration_ns / ROUNDS, seed: options.seed };
     let sessions = options.sessions as usize;
     let bytes = usize::try_from(options.message_bytes)?;
-    let steps = ROUNDS * (options.sizes.len() * (4 + 2 * options.windows.len()) + 3) as u64;
+    let steps = ROUNDS * (options.sizes.len() * (4 + 3 * options.windows.len()) + 3) as u64;
     let bar = progress("rpc", steps);
     let step = || -> anyhow::Result<()> {
         bar.inc(1);
@@ -86,6 +86,8 @@ pub struct OfWindow {
     pub window: usize,
     pub one: Answered,
     pub all: Answered,
+    /// All of them, whose frames are sealed.
+    pub sealed: Answered,
 }
 
 impl OfSize {
@@ -94,6 +96,7 @@ impl OfSize {
             window: *window as usize,
             one: Answered::nothing(),
             all: Answered::nothing(),
+            sealed: Answered::nothing(),
         };
         OfSize {
             size,
@@ -115,18 +118,20 @@ impl OfSize {
         let size = self.size;
         self.raw_ping.add(limits::ping_pong(cpus, size, slice)?)?;
         step()?;
-        let load = Load { size, window: 1, sessions: 1, coalesced: true };
+        let load = Load { size, window: 1, sessions: 1, coalesced: true, sealed: false };
         load::run(cpus, load, slice, &mut self.ping)?;
         step()?;
         self.raw_echo_per_s += limits::echo(cpus, size, sessions, slice)? / ROUNDS as f64;
         step()?;
         load::run(cpus, Load { sessions, coalesced: false, ..load }, slice, &mut self.apart)?;
         step()?;
-        for OfWindow { window, one, all } in &mut self.windows {
+        for OfWindow { window, one, all, sealed } in &mut self.windows {
             let load = Load { window: *window, ..load };
             load::run(cpus, load, slice, one)?;
             step()?;
             load::run(cpus, Load { sessions, ..load }, slice, all)?;
+            step()?;
+            load::run(cpus, Load { sessions, sealed: true, ..load }, slice, sealed)?;
             step()?;
         }
         Ok(())
@@ -216,7 +221,8 @@ mod tests {
             windows.iter().map(|window| window["window"].as_u64()).collect::<Vec<_>>(),
             [Some(1), Some(4)]
         );
-        let rates = windows.iter().flat_map(|window| [&window["one_session"], &window["all_sessions"]]);
+        let names = ["one_session", "all_sessions", "all_sessions_sealed"];
+        let rates = windows.iter().flat_map(|window| names.map(|name| &window[name]));
         assert!(
             rates.into_iter().all(|rate| rate["per_s"].as_f64().is_some_and(|per_s| per_s > 0.0)),
             "{size}"

@@ -205,7 +205,7 @@ pub const IN_TRANSIT_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 /// for the frame's header, an acknowledgement and an authentication tag.
 pub const CHUNK_BYTES: usize = 1_344;
 /// Longest cast: one that shares its frame with the header and a tag only.
-pub const CAST_BYTES_MAX: usize = 1_400;
+pub const CAST_BYTES_MAX: usize = 1_392;
 /// Casts of one session that wait for a frame, and casts received that wait for the caller.
 pub const CASTS_QUEUED_MAX: usize = 256;
 pub const CASTS_RECEIVED_MAX: usize = 4_096;
@@ -217,6 +217,9 @@ pub const WINDOW_FRAMES_MAX: u32 = 1_024;
 /// Frames to one peer before it is another's turn: as many as a full datagram of the kernel holds (GSO), and few
 /// enough that each of several peers has its part of a burst.
 pub const FRAMES_IN_ROW: u32 = 44;
+/// Keys derived within a millisecond for frames of lives that are not known: about a tenth of a core's time, and all
+/// sessions of a large cluster within a second.
+pub const HELLOS_PER_MS: u32 = 64;
 /// Frame numbers a session remembers, sent (acknowledged out of order) and received (duplicates).
 pub const FRAMES_REMEMBERED: usize = 2_048;
 /// How far, in packets, a message may run ahead of what has arrived of it. It limits the memory one

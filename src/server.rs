@@ -15,6 +15,7 @@ mod background;
 mod control;
 mod directory;
 mod error;
+mod keys;
 mod nics;
 mod node;
 #[cfg(test)]
@@ -22,14 +23,17 @@ mod tests;
 
 pub use control::Control;
 pub use error::{StartError, StopError};
+pub use keys::make_keys;
 
 use crate::bounds::MS;
 use crate::config::Config;
 use crate::disk::DiskError;
 use crate::partition::Driver;
-use crate::reactor::Tally;
+use crate::reactor::{Awaited, Tally};
+use crate::rpc::Keyring;
 use crate::types::{CoreId, NodeId};
 use directory::Start;
+use keys::read_keys;
 use node::{Common, Node, Reserved};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -44,6 +48,8 @@ pub struct Cluster<D> {
     config: Arc<Config>,
     make: Make<D>,
     spin_ns: u64,
+    /// `None`: frames go in the open.
+    keys: Option<Keyring>,
 }
 
 /// Makes the driver of a core, on the core's own thread.
@@ -119,7 +125,8 @@ impl<D: Driver + Send + 'static> Cluster<D> {
     ) -> Result<Cluster<D>, StartError> {
         let spin_ns = node::spin_ns(&config, ids);
         let (config, notices) = (Arc::new(config), Vec::new());
-        let mut cluster = Cluster { nodes: Vec::new(), watch, notices, config, make, spin_ns };
+        let keys = config.key_file.as_deref().map(read_keys).transpose()?;
+        let mut cluster = Cluster { nodes: Vec::new(), watch, notices, config, make, spin_ns, keys };
         let interrupted = cluster.add(ids, start)?;
         if interrupted {
             // For the wait that is to come.
@@ -138,7 +145,7 @@ impl<D: Driver + Send + 'static> Cluster<D> {
         let nics = ids.iter().map(|id| nics::open(config, *id)).collect::<Result<Vec<_>, _>>()?;
         let (mut reserved, mut notices) = (Vec::new(), Vec::new());
         for (id, (nics, said)) in ids.iter().zip(nics) {
-            reserved.push(Reserved::new(config, *id, start, nics, self.spin_ns)?);
+            reserved.push(Reserved::new(config, *id, start, nics, (self.keys.as_ref(), self.spin_ns))?);
             notices.extend(said);
         }
         self.open(reserved, notices)?;
@@ -274,13 +281,20 @@ impl<D> Cluster<D> {
                 looks += 1;
                 let awaited = self.nodes[at].awaited();
                 if looks >= LOOKS_IN_SILENCE && !awaited.is_empty() && awaited != said {
-                    let names = awaited.iter().map(|id| self.config.nodes[usize::from(id.0)].name.as_str());
+                    let names = awaited.iter().map(|peer| self.tell_awaited(*peer));
                     say(&format!("waiting to hear of {}", names.collect::<Vec<_>>().join(", ")));
                     said = awaited;
                 }
             }
         }
         Ok(Ok(()))
+    }
+
+    fn tell_awaited(&self, Awaited { node, refused }: Awaited) -> String {
+        let name = &self.config.nodes[usize::from(node.0)].name;
+        let why =
+            if refused { " (what comes in its name does not open: it has another key, or none)" } else { "" };
+        format!("{name}{why}")
     }
 
     fn look_again(&self) -> Result<(), News> {

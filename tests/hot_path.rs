@@ -4,7 +4,7 @@
 use mako::bounds::{FRAME_BYTES, RX_BURST, SECOND};
 use mako::nic::Nic;
 use mako::nic::udp::Udp;
-use mako::rpc::{Event, Rpc};
+use mako::rpc::{Event, Keyring, Rpc, SECRET_BYTES};
 use mako::types::{CoreId, Endpoint, NodeId, Timestamp};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -18,9 +18,13 @@ struct Core {
 }
 
 impl Core {
-    fn new(local: Endpoint) -> Core {
+    fn new(local: Endpoint, sealed: bool) -> Core {
+        let mut rpc = Rpc::new(local, 7, 1, 2);
+        if sealed {
+            rpc.set_keys(Keyring::new(&[[1; SECRET_BYTES]]).expect("one key is a ring"), 1);
+        }
         let nic = Udp::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &[]).expect("a socket");
-        Core { rpc: Rpc::new(local, 7, 1, 2), nic, frame: Vec::with_capacity(FRAME_BYTES) }
+        Core { rpc, nic, frame: Vec::with_capacity(FRAME_BYTES) }
     }
 
     /// One turn; how many responses came.
@@ -78,16 +82,21 @@ fn exchange(
 /// An allocation takes as long as the rest of a request, and now and then a thousand times as long.
 #[test]
 fn a_request_allocates_nothing() {
-    let (mut caller, mut answerer) = (Core::new(CALLER), Core::new(ANSWERER));
-    caller.nic.set_peer(ANSWERER, answerer.nic.local_address().unwrap()).unwrap();
-    answerer.nic.set_peer(CALLER, caller.nic.local_address().unwrap()).unwrap();
+    [false, true].into_iter().for_each(count_allocations);
+}
+
+fn count_allocations(sealed: bool) {
+    let (mut caller, mut answerer) = (Core::new(CALLER, sealed), Core::new(ANSWERER, sealed));
+    let address = |core: &Core| core.nic.local_address().expect("a bound socket");
+    caller.nic.set_peer(ANSWERER, address(&answerer)).expect("an address of our family");
+    answerer.nic.set_peer(CALLER, address(&caller)).expect("an address of our family");
     let mut now = Timestamp(SECOND);
     for (window, size) in [(1, 32), (64, 32), (8, 1_000), (8, 4_000)] {
         exchange(&mut caller, &mut answerer, &mut now, 500, window, size);
         let info = allocation_counter::measure(|| {
             exchange(&mut caller, &mut answerer, &mut now, 2_000, window, size);
         });
-        assert_eq!(info.count_total, 0, "window {window}, {size} bytes: {info:?}");
+        assert_eq!(info.count_total, 0, "sealed {sealed}, window {window}, {size} bytes: {info:?}");
     }
 }
 

@@ -11,7 +11,7 @@ use mako::bounds::{CORES_MAX, FRAME_BYTES, RX_BURST, TX_BURST};
 use mako::clock;
 use mako::nic::udp::Udp;
 use mako::nic::{Nic, NicStats};
-use mako::rpc::{Event, Rpc, RpcStats, frame_is_for};
+use mako::rpc::{Event, Keyring, Rpc, RpcStats, SECRET_BYTES, frame_is_for};
 use mako::types::{CoreId, Endpoint, NodeId, Timestamp};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,20 @@ pub struct Load {
     pub sessions: usize,
     /// Frames may leave and arrive many at once (GSO and GRO).
     pub coalesced: bool,
+    /// And are sealed.
+    pub sealed: bool,
+}
+
+impl Load {
+    fn rpc(self, me: Endpoint) -> Rpc {
+        let mut rpc = Rpc::new(me, CLUSTER, 1, nodes(self.sessions));
+        if self.sealed {
+            let keys = Keyring::new(&[[1; SECRET_BYTES]]).expect("one key is a ring");
+            // The key is known to everybody, and so may be where the counts begin.
+            rpc.set_keys(keys, 1);
+        }
+        rpc
+    }
 }
 
 /// What a run, or several of the same load, came to.
@@ -67,13 +81,13 @@ pub fn run(cpus: Cpus, load: Load, slice: Slice, answered: &mut Answered) -> any
         }
         caller.measure(answered, slice.ns);
     };
-    cpus.run(&stop, ask, || answer(far, load.sessions, &stop));
+    cpus.run(&stop, ask, || answer(far, load, &stop));
     Ok(())
 }
 
 /// Answers every request with itself.
-pub fn answer<N: Nic>(nic: N, sessions: usize, stop: &AtomicBool) {
-    let mut rpc = Rpc::new(ANSWERER, CLUSTER, 1, nodes(sessions));
+pub fn answer<N: Nic>(nic: N, load: Load, stop: &AtomicBool) {
+    let mut rpc = load.rpc(ANSWERER);
     let mut side = Side::new(nic);
     while !stop.load(Ordering::Relaxed) {
         let now = clock::now();
@@ -110,7 +124,7 @@ struct Caller<N> {
 
 impl<N: Nic> Caller<N> {
     fn new(nic: N, load: Load) -> Caller<N> {
-        let rpc = |session| Rpc::new(asker(session), CLUSTER, 1, nodes(load.sessions));
+        let rpc = |session| load.rpc(asker(session));
         Caller {
             side: Side::new(nic),
             rpcs: (0..load.sessions).map(rpc).collect(),

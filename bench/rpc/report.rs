@@ -62,6 +62,11 @@ fn judge(options: &RpcOptions, results: &Results) -> Verdicts {
             let why = format!("{most:.0} per second, below {COALESCED_MIN:.0}");
             say("coalesced", most < COALESCED_MIN, why);
         }
+        if size <= COALESCED_BYTES {
+            let least = of_size.windows.iter().map(OfWindow::sealed_ratio).fold(f64::INFINITY, f64::min);
+            let why = format!("{least:.2} of the requests in the open, below {SEALED_MIN}");
+            say("authentication", least < SEALED_MIN, why);
+        }
         let wrong = of_size.answers().map(|answered| answered.wrong).sum::<u64>();
         say("answers", wrong > 0, format!("{wrong} were not what was asked"));
     }
@@ -90,8 +95,14 @@ impl OfSize {
     }
 
     fn answers(&self) -> impl Iterator<Item = &Answered> {
-        let of_windows = self.windows.iter().flat_map(|window| [&window.one, &window.all]);
+        let of_windows = self.windows.iter().flat_map(|window| [&window.one, &window.all, &window.sealed]);
         of_windows.chain([&self.ping, &self.apart])
+    }
+}
+
+impl OfWindow {
+    fn sealed_ratio(&self) -> f64 {
+        self.sealed.per_s() / self.all.per_s()
     }
 }
 
@@ -118,6 +129,8 @@ fn window_json(of_window: &OfWindow) -> Value {
         "window": of_window.window,
         "one_session": one(&of_window.one),
         "all_sessions": one(&of_window.all),
+        "all_sessions_sealed": one(&of_window.sealed),
+        "sealed_ratio": of_window.sealed_ratio(),
     })
 }
 
@@ -147,9 +160,9 @@ fn page(options: &RpcOptions, results: &Results) -> String {
         rate(&mut page, "raw echo", of_size.raw_echo_per_s, None, None);
         let apart = &of_size.apart;
         rate(&mut page, "a datagram each", apart.per_s(), Some(of_size.apart_ratio()), Some(apart));
-        for OfWindow { window, one, all } in &of_size.windows {
+        for OfWindow { window, one, all, sealed } in &of_size.windows {
             let raw = of_size.raw_echo_per_s;
-            for (name, answered) in [("one session", one), ("all sessions", all)] {
+            for (name, answered) in [("one session", one), ("all sessions", all), ("all sealed", sealed)] {
                 let name = format!("{name}, window {window}");
                 rate(&mut page, &name, answered.per_s(), Some(answered.per_s() / raw), Some(answered));
             }
@@ -189,6 +202,8 @@ fn rate(page: &mut String, name: &str, per_s: f64, ratio: Option<f64>, answered:
 const ROUND_TRIP_MAX: f64 = 1.3;
 const APART_MIN: f64 = 0.7;
 const COPY_MIN: f64 = 0.7;
+/// Of the requests per second that go in the open.
+const SEALED_MIN: f64 = 0.75;
 /// A message takes so long that the round trip behind it does not count.
 const LONG_BYTES: u64 = 1 << 20;
 /// Requests per second of one core, of many sessions whose packets share what the kernel is called for.

@@ -9,6 +9,7 @@ use std::thread::available_parallelism;
 use crate::cli::running::{How, run_nodes, say};
 use crate::cli::{DevArgs, FAILED, MISUSED, complain};
 use crate::config::Config;
+use crate::server::make_keys;
 use crate::types::NodeId;
 
 pub(super) fn run(args: &DevArgs) -> ExitCode {
@@ -36,13 +37,27 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
     };
     let data = temporary.as_ref().map_or(PathBuf::new(), |directory| directory.path().to_owned());
     match Config::local(&args.local(data, cpus)) {
-        Ok(config) => {
+        Ok(mut config) => {
+            let key_file = directory_of(&config).join("cluster.key");
+            if let Err(error) = make_keys(&key_file) {
+                let what = "no key for the cluster";
+                return complain(
+                    &format!("{what} ({}): {error}; name another --data", key_file.display()),
+                    FAILED,
+                );
+            }
+            config.key_file = Some(key_file);
             let all: Vec<NodeId> = (0..).map(NodeId).take(config.nodes.len()).collect();
             run_nodes(config, &all, How::All)
         }
         Err(mistakes) => complain(&mistakes, MISUSED),
     }
     // Here the temporary directory goes, after the logs in it are closed.
+}
+
+/// Of all nodes: each has one of its own in it.
+fn directory_of(config: &Config) -> PathBuf {
+    config.nodes[0].data.parent().map(Path::to_owned).unwrap_or_default()
 }
 
 fn write_config(config: &Config, file: &Path) -> ExitCode {

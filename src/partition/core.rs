@@ -20,7 +20,7 @@ use super::replica::{Handed, Replica};
 use crate::bounds::{BATCH_BYTES_MAX, NODES_MAX, SHARDS_MAX};
 use crate::config::Config;
 use crate::paxos::ElectionEffect;
-use crate::rpc::{self, Rpc};
+use crate::rpc::{self, Keyring, Rpc};
 use crate::rules::{self, Rule};
 use crate::txn::{
     Abort, BusyWith, Coordinator, Effect, Env, Known, LocalEnd, Procedure, Reply, Settled, Ticket,
@@ -342,6 +342,11 @@ impl<P: Procedure> Core<P> {
 
     pub fn knowledge(&self) -> &Knowledge {
         &self.knowledge
+    }
+
+    /// Before it sends or hears anything; see [`Rpc::set_keys`].
+    pub fn set_keys(&mut self, keys: Keyring, seed: u64) {
+        self.post.rpc.set_keys(keys, seed);
     }
 
     pub fn rpc(&self) -> &Rpc {

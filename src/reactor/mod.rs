@@ -30,7 +30,7 @@ mod tests;
 mod wait;
 
 pub use orders::{Answer, HandOver, NoOrder, OrderSender, Orders, orders};
-pub use siblings::{Shared, Siblings};
+pub use siblings::{Awaited, Shared, Siblings};
 
 use crate::bounds::{
     CATCH_UP_SECONDS_MAX, CAUGHT_UP_NS, FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST,
@@ -41,9 +41,9 @@ use crate::config::Config;
 use crate::disk::{Disk, DiskError, FileCheckpoints};
 use crate::nic::{Nic, NicStats, Wake};
 use crate::partition::{Core, CoreStats, Driver, Log, Ports, Recovery};
-use crate::rpc::RpcStats;
+use crate::rpc::{Keyring, RpcStats};
 use crate::txn::Procedure;
-use crate::types::{Ballot, Endpoint, Lsn, NodeId, Timestamp};
+use crate::types::{Ballot, Endpoint, Lsn, Timestamp};
 use ports::{CoreCheckpoints, CoreLog};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ pub struct Reactor<D: Driver, N, K, C> {
     /// Every replica here votes, and the node knows it. Stays so.
     votes: bool,
     /// Told to the node.
-    awaited: Vec<NodeId>,
+    awaited: Vec<Awaited>,
     pace: Pace,
 }
 
@@ -81,13 +81,15 @@ pub struct Seat<N, K> {
     /// Grows with every start of the node.
     pub incarnation: u64,
     pub seed: u64,
+    /// Frames are sealed under these, and counted from there; `None`: they go in the open.
+    pub keys: Option<(Keyring, u64)>,
 }
 
 impl<N> Seat<N, ()> {
     /// A disk is opened where it is used.
     pub fn with_disk<K>(self, disk: K) -> Seat<N, K> {
-        let Seat { me, nic, disk: (), siblings, orders, sleep_after_ns, incarnation, seed } = self;
-        Seat { me, nic, disk, siblings, orders, sleep_after_ns, incarnation, seed }
+        let Seat { me, nic, disk: (), siblings, orders, sleep_after_ns, incarnation, seed, keys } = self;
+        Seat { me, nic, disk, siblings, orders, sleep_after_ns, incarnation, seed, keys }
     }
 }
 
@@ -100,9 +102,13 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         clock: C,
         driver: D,
     ) -> Reactor<D, N, K, C> {
-        let Seat { me, nic, disk, siblings, orders, sleep_after_ns, incarnation, seed } = seat;
+        let Seat { me, nic, disk, siblings, orders, sleep_after_ns, incarnation, seed, keys } = seat;
+        let mut core = Core::restored(config, me, incarnation, seed, recovery);
+        if let Some((keys, first)) = keys {
+            core.set_keys(keys, first);
+        }
         Reactor {
-            core: Core::restored(config, me, incarnation, seed, recovery),
+            core,
             driver,
             outbox: Outbox { nic, frame: Vec::with_capacity(FRAME_BYTES), unsent: None },
             log: CoreLog(disk),
@@ -238,7 +244,9 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         if self.votes {
             return;
         }
-        let awaited: Vec<NodeId> = self.core.awaited().collect();
+        let is_refused = |node| self.core.rpc().stats().refused().any(|(refused, _)| refused == node);
+        let awaited = self.core.awaited().map(|node| Awaited { node, refused: is_refused(node) });
+        let awaited: Vec<Awaited> = awaited.collect();
         if awaited != self.awaited {
             self.shared.note_awaited(self.core.endpoint().core, awaited.clone());
             self.awaited = awaited;

@@ -29,7 +29,7 @@ pub struct Shared {
     /// Cores whose replicas all vote. Monotone.
     voting: AtomicUsize,
     /// By core: peers that were not heard yet and are needed. Seldom changed, and never on the way of a transaction.
-    awaited: Box<[Mutex<Vec<NodeId>>]>,
+    awaited: Box<[Mutex<Vec<Awaited>>]>,
     stopped: AtomicBool,
 }
 
@@ -62,13 +62,13 @@ impl Shared {
         self.voting.load(Ordering::SeqCst) == self.wakers.len()
     }
 
-    pub(super) fn note_awaited(&self, core: CoreId, peers: Vec<NodeId>) {
+    pub(super) fn note_awaited(&self, core: CoreId, peers: Vec<Awaited>) {
         *self.awaited[usize::from(core.0)].lock().unwrap_or_else(PoisonError::into_inner) = peers;
     }
 
     /// Peers without whom not every replica of the node may vote, ascending.
-    pub fn awaited(&self) -> Vec<NodeId> {
-        let of = |peers: &Mutex<Vec<NodeId>>| peers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub fn awaited(&self) -> Vec<Awaited> {
+        let of = |peers: &Mutex<Vec<Awaited>>| peers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.awaited.iter().flat_map(of).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -79,6 +79,14 @@ impl Shared {
     pub fn waker(&self, core: CoreId) -> &Waker {
         &self.wakers[usize::from(core.0)]
     }
+}
+
+/// A peer that was not heard yet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Awaited {
+    pub node: NodeId,
+    /// Frames came that said to be from it, and did not open.
+    pub refused: bool,
 }
 
 /// One core's place among the cores of its node.

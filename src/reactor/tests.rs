@@ -144,6 +144,7 @@ impl World {
             sleep_after_ns: Some(0),
             incarnation: 1,
             seed: node as u64,
+            keys: None,
         };
         let reactor = |node| {
             Reactor::new(seat(node), Recovery::nothing(), &config, clock.clone(), scripts[node].clone())

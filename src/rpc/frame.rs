@@ -28,6 +28,10 @@ pub struct Header {
     pub generation: u32,
     /// Counts the sender's frames that want an acknowledgement; 0 in a frame that wants none.
     pub number: u64,
+    /// Under which of the cluster's keys the packets are sealed; 0 if they are not. Then `count` is 0 as well.
+    pub key: u8,
+    /// Counts the sender's frames to the receiver, from anywhere: no frame has that of another.
+    pub count: u64,
 }
 
 impl Header {
@@ -35,13 +39,15 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..2].copy_from_slice(&MAGIC);
         bytes[2] = VERSION;
+        bytes[KEY_AT] = self.key;
         bytes[4..12].copy_from_slice(&self.cluster.to_le_bytes());
         bytes[12..16].copy_from_slice(&endpoint_to_bytes(self.from));
         bytes[16..20].copy_from_slice(&endpoint_to_bytes(self.to));
         bytes[20..28].copy_from_slice(&self.from_incarnation.to_le_bytes());
         bytes[28..36].copy_from_slice(&self.to_incarnation.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[NUMBER_AT..HEADER_BYTES].copy_from_slice(&self.number.to_le_bytes());
+        bytes[NUMBER_AT..COUNT_AT].copy_from_slice(&self.number.to_le_bytes());
+        bytes[COUNT_AT..HEADER_BYTES].copy_from_slice(&self.count.to_le_bytes());
         frame.extend_from_slice(&bytes);
     }
 
@@ -51,15 +57,26 @@ impl Header {
             return Err(Ignored::BadFrame);
         }
         let mut rest = frame;
-        let [magic0, magic1, version, reserved] = take(&mut rest).ok_or(Ignored::BadFrame)?;
-        if [magic0, magic1] != MAGIC || reserved != 0 {
+        let [magic0, magic1, version, key] = take(&mut rest).ok_or(Ignored::BadFrame)?;
+        if [magic0, magic1] != MAGIC {
             return Err(Ignored::BadFrame);
         }
         if version != VERSION {
             return Err(Ignored::OtherVersion);
         }
-        let header = decode_fields(&mut rest).ok_or(Ignored::BadFrame)?;
+        let header = decode_fields(key, &mut rest).ok_or(Ignored::BadFrame)?;
         Ok((header, rest))
+    }
+
+    /// Which life of whom sends to which life of whom, and in which cluster.
+    pub fn lives(&self) -> [u8; LIVES_BYTES] {
+        let mut bytes = [0; LIVES_BYTES];
+        bytes[0..8].copy_from_slice(&self.cluster.to_le_bytes());
+        bytes[8..12].copy_from_slice(&endpoint_to_bytes(self.from));
+        bytes[12..16].copy_from_slice(&endpoint_to_bytes(self.to));
+        bytes[16..24].copy_from_slice(&self.from_incarnation.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.to_incarnation.to_le_bytes());
+        bytes
     }
 }
 
@@ -70,7 +87,13 @@ pub fn is_for(frame: &[u8]) -> Option<Endpoint> {
 
 /// Whether a frame is numbered is known only when its packets are in.
 pub fn set_number(frame: &mut [u8], number: u64) {
-    frame[NUMBER_AT..HEADER_BYTES].copy_from_slice(&number.to_le_bytes());
+    frame[NUMBER_AT..COUNT_AT].copy_from_slice(&number.to_le_bytes());
+}
+
+/// So are the key and the count under which it is sealed.
+pub fn set_seal(frame: &mut [u8], key: u8, count: u64) {
+    frame[KEY_AT] = key;
+    frame[COUNT_AT..HEADER_BYTES].copy_from_slice(&count.to_le_bytes());
 }
 
 /// One packet of a request or response: a chunk of its bytes.
@@ -205,8 +228,9 @@ fn decode_ack<'a>(rest: &mut &'a [u8]) -> Option<Ack<'a>> {
     Some(Ack { largest, words })
 }
 
-fn decode_fields(rest: &mut &[u8]) -> Option<Header> {
+fn decode_fields(key: u8, rest: &mut &[u8]) -> Option<Header> {
     Some(Header {
+        key,
         cluster: u64::from_le_bytes(take(rest)?),
         from: endpoint_from_bytes(take(rest)?),
         to: endpoint_from_bytes(take(rest)?),
@@ -214,6 +238,7 @@ fn decode_fields(rest: &mut &[u8]) -> Option<Header> {
         to_incarnation: u64::from_le_bytes(take(rest)?),
         generation: u32::from_le_bytes(take(rest)?),
         number: u64::from_le_bytes(take(rest)?),
+        count: u64::from_le_bytes(take(rest)?),
     })
 }
 
@@ -240,7 +265,7 @@ fn take_slice<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 
 const MAGIC: [u8; 2] = *b"MK";
 /// Raised with every change of this file's layout; frames of another version are dropped.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 const KIND_REQUEST: u8 = 1;
 const KIND_RESPONSE: u8 = 2;
@@ -248,12 +273,15 @@ const KIND_CAST: u8 = 3;
 const KIND_ACK: u8 = 4;
 const KIND_PING: u8 = 5;
 
+const KEY_AT: usize = 3;
 const NUMBER_AT: usize = 40;
-pub const HEADER_BYTES: usize = NUMBER_AT + 8;
+const COUNT_AT: usize = NUMBER_AT + 8;
+pub const HEADER_BYTES: usize = COUNT_AT + 8;
+const LIVES_BYTES: usize = 32;
 pub const PART_HEADER_BYTES: usize = 17;
 pub const CAST_HEADER_BYTES: usize = 3;
 pub const ACK_HEADER_BYTES: usize = 10;
-/// Room kept for the tag of an authenticated frame.
+/// What a sealed frame ends in; others keep room for it.
 pub const TAG_BYTES: usize = 16;
 /// Words of an acknowledgement that repeats enough to survive the loss of the one before.
 pub const ACK_WORDS_MIN: usize = 2;
@@ -279,6 +307,8 @@ mod tests {
             to_incarnation: 6,
             generation: 7,
             number: 0,
+            key: 0,
+            count: 0,
         }
     }
 
@@ -288,12 +318,16 @@ mod tests {
         let mut frame = Vec::new();
         header().encode(&mut frame);
         set_number(&mut frame, 0x0a0b);
+        set_seal(&mut frame, 9, 0x0c0d);
         let expected = [
-            b'M', b'K', 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0,
-            0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0x0b, 0x0a, 0, 0, 0, 0, 0, 0,
+            b'M', b'K', 2, 9, 8, 7, 6, 5, 4, 3, 2, 1, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0,
+            0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0x0b, 0x0a, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0, 0, 0, 0, 0, 0,
         ];
         assert_eq!(frame, expected);
-        assert_eq!(Header::decode(&frame), Ok((Header { number: 0x0a0b, ..header() }, &[][..])));
+        assert_eq!(
+            Header::decode(&frame),
+            Ok((Header { number: 0x0a0b, key: 9, count: 0x0c0d, ..header() }, &[][..]))
+        );
     }
 
     #[test]

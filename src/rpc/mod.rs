@@ -13,13 +13,16 @@
 //!   2. Of each use of a slot of each incarnation of a caller, one `Request` at most is handed up, and
 //!      only by the incarnation of the answerer that the caller meant.
 //!   3. The memory of a session is bounded, whatever its peer sends.
+//!   4. With keys, a frame that does not open makes no session and changes none.
 #![forbid(unsafe_code)]
 
 mod buffers;
 mod calls;
 mod flight;
 mod frame;
+mod guard;
 mod history;
+mod keys;
 mod message;
 mod rtt;
 mod served;
@@ -30,13 +33,15 @@ mod tests;
 mod window;
 
 pub use frame::is_for as frame_is_for;
+pub use keys::{BadKeyring, Keyring, SECRET_BYTES};
 pub use stats::{Ignored, RpcStats};
 
-use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, FRAMES_IN_ROW, MESSAGE_BYTES_MAX, NODES_MAX};
+use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, FRAME_BYTES, FRAMES_IN_ROW, MESSAGE_BYTES_MAX, NODES_MAX};
 use crate::types::{Endpoint, Timestamp};
 use buffers::Buffers;
 use flight::PacketRef;
 use frame::Header;
+use guard::{Guard, Hellos, Watch};
 use session::Session;
 use std::collections::VecDeque;
 
@@ -54,6 +59,8 @@ pub struct Rpc {
     due: Option<Timestamp>,
     /// Sessions to which something has happened since `due` was reckoned: much happens to one in a turn.
     changed: Vec<u16>,
+    /// Scratch: the packets of a frame that was opened.
+    opened: Box<[u8; FRAME_BYTES]>,
 }
 
 /// What the sessions of a core have in common.
@@ -65,6 +72,8 @@ struct Shared {
     events: VecDeque<Event>,
     casts_received: usize,
     stats: RpcStats,
+    /// `None`: frames go in the open.
+    watch: Option<Watch>,
     /// Scratch: the packets one acknowledgement ends.
     acked: Vec<PacketRef>,
 }
@@ -108,6 +117,7 @@ impl Rpc {
                 events: VecDeque::new(),
                 casts_received: 0,
                 stats: RpcStats::default(),
+                watch: None,
                 acked: Vec::new(),
             },
             index: vec![None; nodes * CORES_MAX].into_boxed_slice(),
@@ -116,7 +126,15 @@ impl Rpc {
             in_row: 0,
             due: None,
             changed: Vec::new(),
+            opened: Box::new([0; FRAME_BYTES]),
         }
+    }
+
+    /// Seals every frame, and takes none that was not sealed under one of the keys. Before the first frame. `seed` is to
+    /// be another one in every life.
+    pub fn set_keys(&mut self, keys: Keyring, seed: u64) {
+        // Half of the counts are ahead, wherever they begin.
+        self.shared.watch = Some(Watch { keys, first_count: seed >> 1, hellos: Hellos::default() });
     }
 
     /// Queues a request. `tag` comes back with its `Response` or `Failed`.
@@ -240,6 +258,9 @@ impl Rpc {
 
     fn on_any_frame(&mut self, now: Timestamp, frame: &[u8]) -> Result<(), Ignored> {
         let (header, packets) = Header::decode(frame)?;
+        if header.key != 0 && self.shared.watch.is_none() {
+            return Err(Ignored::UnknownKey);
+        }
         if header.cluster != self.shared.cluster {
             return Err(Ignored::OtherCluster);
         }
@@ -249,11 +270,46 @@ impl Rpc {
         if place_of(header.from).is_none_or(|place| place >= self.index.len()) {
             return Err(Ignored::UnknownPeer);
         }
+        let is_sealed = self.shared.watch.is_some();
+        let bytes = if is_sealed { self.open(now, &header, frame)? } else { packets.len() };
         let index = self.session_with(header.from);
         let session = &mut self.sessions[usize::from(index)];
+        let packets = if is_sealed { &self.opened[..bytes] } else { packets };
         let outcome = session.on_frame(now, &header, packets, &mut self.shared);
         self.schedule(index);
         outcome
+    }
+
+    /// Opens a frame into the scratch. What a stranger sends must not make a session, so the first frame of a peer meets
+    /// a guard that has none yet.
+    fn open(&mut self, now: Timestamp, header: &Header, frame: &[u8]) -> Result<usize, Ignored> {
+        let known = place_of(header.from).and_then(|place| self.index[place]);
+        let Shared { watch: Some(watch), incarnation, .. } = &mut self.shared else {
+            return Err(Ignored::UnknownKey);
+        };
+        let mut fresh = Guard::default();
+        let guard = match known {
+            Some(index) => {
+                let session = &mut self.sessions[usize::from(index)];
+                if let Some(ignored) = session.ignore_frame(header) {
+                    return Err(ignored);
+                }
+                &mut session.guard
+            }
+            None => &mut fresh,
+        };
+        let opened = guard.open(now, watch, (header, *incarnation), frame, &mut self.opened[..]);
+        match opened {
+            Err(Ignored::NotSealed | Ignored::UnknownKey | Ignored::NotAuthentic) => {
+                self.shared.stats.on_refused(header.from.node);
+            }
+            Ok(_) if known.is_none() => {
+                let index = self.session_with(header.from);
+                self.sessions[usize::from(index)].guard = fresh;
+            }
+            _ => {}
+        }
+        opened
     }
 
     fn session_with(&mut self, peer: Endpoint) -> u16 {

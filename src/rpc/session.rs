@@ -15,6 +15,7 @@
 use super::calls::Calls;
 use super::flight::{Flight, MessageRef, PacketRef, Way};
 use super::frame::{self, Header, Packet, Part};
+use super::guard::Guard;
 use super::history::History;
 use super::message::{Held, Outgoing};
 use super::rtt::Rtt;
@@ -48,6 +49,8 @@ pub struct Session {
     history: History,
     rtt: Rtt,
     window: Window,
+    /// Unused where frames go in the open.
+    pub guard: Guard,
 
     last_heard: Timestamp,
     /// Since when there has been something to wait for.
@@ -81,6 +84,7 @@ impl Session {
             history: History::new(),
             rtt: Rtt::new(),
             window: Window::new(),
+            guard: Guard::default(),
             last_heard: Timestamp(0),
             waiting_since: Timestamp(0),
             last_probe: Timestamp(0),
@@ -208,6 +212,8 @@ impl Session {
             to_incarnation: self.peer_incarnation,
             generation: self.generation,
             number: 0,
+            key: 0,
+            count: 0,
         };
         header.encode(frame);
         // First of all, so that it is not crowded out by what the peer waits for less.
@@ -220,7 +226,11 @@ impl Session {
             let number = self.flight.on_sent(now);
             frame::set_number(frame, number);
         }
-        std::mem::take(&mut self.owes_hello) || frame.len() > frame::HEADER_BYTES
+        let says = std::mem::take(&mut self.owes_hello) || frame.len() > frame::HEADER_BYTES;
+        if says && let Some(watch) = &shared.watch {
+            self.guard.seal(watch, frame, &header);
+        }
+        says
     }
 
     pub fn peer(&self) -> Endpoint {
@@ -238,7 +248,8 @@ impl Session {
         (self.held.in_transit_bytes, self.held.partial_bytes)
     }
 
-    fn ignore_frame(&self, header: &Header) -> Option<Ignored> {
+    /// Why a frame need not be looked at, whoever made it.
+    pub fn ignore_frame(&self, header: &Header) -> Option<Ignored> {
         if header.from_incarnation == 0 {
             return Some(Ignored::BadFrame);
         }

@@ -3,6 +3,8 @@
 //! Counters only grow. Nothing here decides anything.
 #![forbid(unsafe_code)]
 
+use crate::types::NodeId;
+
 /// Why a frame or packet changed nothing. Not an error: networks repeat, reorder and mix up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ignored {
@@ -38,6 +40,16 @@ pub enum Ignored {
     PartialsFull,
     /// The caller has not taken the casts received before.
     CastsFull,
+    /// In the open, where keys are asked for; or cut.
+    NotSealed,
+    /// Sealed under a key that is not the cluster's, as far as this node knows.
+    UnknownKey,
+    /// It does not open: made or changed by somebody who does not have the key.
+    NotAuthentic,
+    /// Opened before, or so old that nobody remembers whether it was.
+    ReplayedFrame,
+    /// Of a life that is not known, of which there were too many within a millisecond.
+    HellosFull,
 }
 
 impl Ignored {
@@ -64,6 +76,8 @@ pub struct RpcStats {
     pub timeouts: u64,
     pub peer_restarts: u64,
     ignored: [u64; IGNORED_COUNT],
+    /// Frames that did not open, by the node they said to be from.
+    refused: Vec<u64>,
 }
 
 impl RpcStats {
@@ -75,9 +89,22 @@ impl RpcStats {
         self.ignored.iter().sum()
     }
 
+    /// Frames that said to be from a node and did not open: that node has another key, or somebody poses as it.
+    pub fn refused(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
+        (0..).map(NodeId).zip(self.refused.iter().copied()).filter(|(_, frames)| *frames > 0)
+    }
+
+    pub(super) fn on_refused(&mut self, from: NodeId) {
+        let place = usize::from(from.0);
+        if self.refused.len() <= place {
+            self.refused.resize(place + 1, 0);
+        }
+        self.refused[place] += 1;
+    }
+
     pub(super) fn on_ignored(&mut self, reason: Ignored) {
         self.ignored[reason as usize] += 1;
     }
 }
 
-const IGNORED_COUNT: usize = Ignored::CastsFull as usize + 1;
+const IGNORED_COUNT: usize = Ignored::HellosFull as usize + 1;

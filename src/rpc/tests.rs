@@ -5,11 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod hostile;
+mod sealed;
 mod slots;
 
 use super::*;
 use crate::bounds::{
-    BACKLOG_CALLS_MAX, CALL_TIMEOUT_NS, FRAME_BYTES, IN_TRANSIT_BYTES_MAX, MIB, MS, REQUEST_SLOTS, SECOND,
+    BACKLOG_CALLS_MAX, CALL_TIMEOUT_NS, FRAME_BYTES, IN_TRANSIT_BYTES_MAX, MIB, MS, REQUEST_SLOTS, SECOND, US,
 };
 use crate::types::{CoreId, NodeId, Prng};
 use std::cmp::Reverse;
@@ -31,6 +32,8 @@ struct World {
     /// Requests under way, by number: a `RequestId` has no order, so the wire cannot carry it.
     under_way: Vec<(RequestId, Vec<u8>)>,
     casts: u64,
+    /// Frames are sealed, in every other world.
+    keys: Option<Keyring>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +70,13 @@ fn new_rpc(peer: usize, incarnation: u64) -> Rpc {
     Rpc::new(endpoint(peer), CLUSTER, incarnation, PEERS)
 }
 
+fn keyed(mut rpc: Rpc, keys: Option<&Keyring>, seed: u64) -> Rpc {
+    if let Some(keys) = keys {
+        rpc.set_keys(keys.clone(), seed);
+    }
+    rpc
+}
+
 /// A message that says whose call it is, when it is long enough to say anything.
 fn message_of(peer: usize, tag: u64, length: usize) -> Vec<u8> {
     let mut prng = Prng::with_seed(tag * 2 + peer as u64);
@@ -90,10 +100,12 @@ fn answer_to(message: &[u8]) -> Vec<u8> {
 
 impl World {
     fn new(seed: u64, link: Link) -> World {
+        let keys = (seed % 2 == 1).then(|| Keyring::new(&[[7; SECRET_BYTES]]).unwrap());
         World {
             now: Timestamp(SECOND),
             prng: Prng::with_seed(seed),
-            rpcs: (0..PEERS).map(|peer| new_rpc(peer, 1)).collect(),
+            rpcs: (0..PEERS).map(|peer| keyed(new_rpc(peer, 1), keys.as_ref(), seed)).collect(),
+            keys,
             wire: BinaryHeap::new(),
             arrivals: 0,
             link,
@@ -114,7 +126,7 @@ impl World {
 
     fn restart(&mut self, peer: usize) {
         let incarnation = self.rpcs[peer].shared.incarnation + 1;
-        self.rpcs[peer] = new_rpc(peer, incarnation);
+        self.rpcs[peer] = keyed(new_rpc(peer, incarnation), self.keys.as_ref(), self.prng.u64(..));
         self.open.retain(|(from, _), _| *from != peer);
     }
 

@@ -1,6 +1,7 @@
 //! Why a node did not start, and why it stopped: for an operator, each with place, reason and remedy.
 #![forbid(unsafe_code)]
 
+use super::keys::BadKeyFile;
 use crate::disk::DiskError;
 use crate::nic::udp::NicError;
 use std::io;
@@ -40,6 +41,12 @@ pub enum StartError {
          restore the data directory from a copy"
     )]
     Alone { node: String, shard: u16 },
+    #[error(
+        "no key (cluster.key_file, {}): {source}; write one with `openssl rand -hex 32`, readable to nobody else, and \
+         give it to every node",
+        path.display()
+    )]
+    Keys { path: PathBuf, source: BadKeyFile },
     #[error("no {what} (node {node}): {source}; raise the limit of this process, or close something else")]
     Resource { node: String, what: &'static str, source: io::Error },
     #[error(transparent)]

@@ -11,7 +11,8 @@ use crate::disk::{CoreDirectory, DiskError, DiskOptions, FileCheckpoints, UringD
 use crate::nic::any::AnyNic;
 use crate::nic::wan::{Link, Wan};
 use crate::partition::{Driver, Recovery};
-use crate::reactor::{OrderSender, Reactor, Seat, Shared, Siblings, affinity, orders};
+use crate::reactor::{Awaited, OrderSender, Reactor, Seat, Shared, Siblings, affinity, orders};
+use crate::rpc::Keyring;
 use crate::types::{CoreId, DiskId, Endpoint, Epoch, NodeId, Prng, ShardId};
 use crate::wal::checkpoint::Piece;
 use crate::wal::{LogIdentity, RecordView};
@@ -109,7 +110,7 @@ impl Reserved {
         id: NodeId,
         start: Start,
         nics: Vec<AnyNic>,
-        spin_ns: u64,
+        (keys, spin_ns): (Option<&Keyring>, u64),
     ) -> Result<Reserved, StartError> {
         let node = &config.nodes[usize::from(id.0)];
         let shared = Shared::new(config, nics.len()).map_err(|source| StartError::Resource {
@@ -143,6 +144,7 @@ impl Reserved {
                 sleep_after_ns: (node.poll == Poll::Adaptive).then_some(spin_ns),
                 incarnation,
                 seed,
+                keys: keys.cloned().map(|keys| (keys, random())),
             });
         }
         Ok(Reserved { id, shared, orders: senders, seats, directory })
@@ -227,7 +229,7 @@ impl<D> Node<D> {
     }
 
     /// Peers that were not heard yet, without whom no replica here votes.
-    pub fn awaited(&self) -> Vec<NodeId> {
+    pub fn awaited(&self) -> Vec<Awaited> {
         self.shared.awaited()
     }
 
@@ -362,6 +364,13 @@ fn forget(config: &Config, me: Endpoint) -> Result<(), StartError> {
     let directory = CoreDirectory::lock(&directory_of(config, me));
     let forgotten = directory.and_then(|directory| forget_log(&directory, identity(config, me)));
     forgotten.map(drop).map_err(|source| failure(config, me, source))
+}
+
+/// Not to be guessed, and another one in every life, even of a directory that was copied.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the kernel has random bytes for whoever asks");
+    u64::from_le_bytes(bytes)
 }
 
 fn failure(config: &Config, me: Endpoint, source: DiskError) -> StartError {

@@ -218,6 +218,8 @@ pub struct Profile {
     pub wipe: f64,
     /// Mean time between two orders of a hand-over; 0 is never.
     pub handover_every_ns: u64,
+    /// Frames are sealed: of those that come late or again some are refused before anybody looks into them.
+    pub sealed: bool,
 }
 
 impl Profile {
@@ -280,6 +282,7 @@ impl Profile {
             } else {
                 0
             },
+            sealed: false,
         }
     }
 

@@ -159,7 +159,10 @@ impl World {
         }
         opened.peers.iter().for_each(|(node, disk)| recovery.on_peer(*node, *disk));
         let incarnation = self.nodes[usize::from(me.node.0)].incarnation;
-        let core = Core::restored(&self.config, me, incarnation, self.prng.u64(..), recovery);
+        let mut core = Core::restored(&self.config, me, incarnation, self.prng.u64(..), recovery);
+        if let Some(keys) = &self.keys {
+            core.set_keys(keys.clone(), self.now ^ at as u64);
+        }
         self.cores[at].begin_life(self.now, opened.disk, core);
         Ok(())
     }

@@ -184,6 +184,9 @@ impl World {
             for OldAnswer { from, partition, rejoined, .. } in self.attic.answers(at, life) {
                 let sender = self.nodes[usize::from(from.node.0)].incarnation;
                 let mut rpc = Rpc::new(*from, cluster, sender, self.nodes.len());
+                if let Some(keys) = &self.keys {
+                    rpc.set_keys(keys.clone(), self.now);
+                }
                 let message = StreamMessage::Rejoined(*rejoined);
                 let (mut bytes, mut frame) = (Vec::new(), Vec::new());
                 Message::Stream { partition: *partition, from: from.node, message }.encode_into(&mut bytes);

@@ -20,6 +20,7 @@ use super::mishaps::Bout;
 use crate::bounds::{CHECKPOINT_READ_PAUSE_NS, KIB, MS, US};
 use crate::config::Config;
 use crate::partition::{Cargo, Core, Driver, Log, Marks, Parcel, Ports};
+use crate::rpc::{Keyring, SECRET_BYTES};
 use crate::types::{CoreId, Endpoint, Lsn, NodeId, Prng, Timestamp};
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -29,6 +30,8 @@ use std::rc::Rc;
 pub struct World {
     pub config: Rc<Config>,
     pub profile: Profile,
+    /// Frames are sealed.
+    pub(super) keys: Option<Keyring>,
     pub prng: Prng,
     /// Virtual time since the start, in nanoseconds.
     pub now: u64,
@@ -213,9 +216,11 @@ impl World {
                 });
             }
         }
+        let keys = profile.sealed.then(|| Keyring::new(&[[1; SECRET_BYTES]]).expect("one key is a ring"));
         let mut world = World {
             config: config.clone(),
             profile,
+            keys,
             now: 0,
             nodes,
             cores,

@@ -110,7 +110,8 @@ impl Nodes {
     pub fn described(keys: &str) -> Nodes {
         let directory = tempfile::tempdir().unwrap();
         let mut text = format!(
-            "[cluster]\nname = \"crashes\"\nelection_timeout = \"400ms\"\n{keys}\n[[table]]\nname = \"ledger\"\nrouting = \"int:4\"\n"
+            "[cluster]\nname = \"crashes\"\nelection_timeout = \"400ms\"\nkey_file = \"{}\"\n{keys}\n[[table]]\nname = \"ledger\"\nrouting = \"int:4\"\n",
+            directory.path().join(KEY).display()
         );
         let first = free_ports();
         let http: Vec<u16> = (0..NODES).map(|node| first + u16::try_from(NODES + node).unwrap()).collect();
@@ -130,7 +131,14 @@ impl Nodes {
         text += "\n[[shard]]\nreplicas = [\"n0\", \"n1\", \"n2\"]\n\n[[shard]]\nreplicas = [\"n1\", \"n2\", \"n0\"]\n";
         fs::write(directory.path().join("cluster.toml"), text).unwrap();
         let (running, stopped, audits) = (BTreeMap::new(), BTreeSet::new(), Cell::new(0));
-        Nodes { directory, http, running, stopped, kills: 0, audits }
+        let nodes = Nodes { directory, http, running, stopped, kills: 0, audits };
+        nodes.write_key('5');
+        nodes
+    }
+
+    /// Of the nodes that start from now on: so many of this digit.
+    pub fn write_key(&self, digit: char) {
+        fs::write(self.path(KEY), format!("{}  # of a test\n", digit.to_string().repeat(64))).unwrap();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -417,6 +425,7 @@ fn free_ports() -> u16 {
 
 pub const NODES: usize = 3;
 const SHARDS: usize = 2;
+const KEY: &str = "cluster.key";
 const ACKS: &str = "acks";
 const HISTORY: &str = "history";
 /// Ends a test that would hang; no claim about speed.

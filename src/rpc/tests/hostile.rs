@@ -48,7 +48,7 @@ fn victim() -> Rpc {
     rpc
 }
 
-fn header() -> Header {
+pub(super) fn header() -> Header {
     Header {
         cluster: CLUSTER,
         from: endpoint(1),
@@ -57,6 +57,8 @@ fn header() -> Header {
         to_incarnation: 1,
         generation: 0,
         number: 0,
+        key: 0,
+        count: 0,
     }
 }
 

@@ -26,6 +26,8 @@ impl Bench {
             to_incarnation: 5,
             generation: 0,
             number: self.number,
+            key: 0,
+            count: 0,
         }
     }
 
