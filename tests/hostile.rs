@@ -603,6 +603,6 @@ const THEIRS: PartitionId = PartitionId(2);
 /// Leads the counter's partition.
 const VICTIM: Endpoint = Endpoint { node: NodeId(0), core: CoreId(0) };
 /// Of a frame, before its first packet.
-const HEADER_BYTES: usize = 48;
+const HEADER_BYTES: usize = 56;
 /// Far beyond what anything here takes, on a machine however busy.
 const PATIENCE: Duration = Duration::from_secs(60);
