@@ -30,11 +30,10 @@ use crate::config::Config;
 use crate::disk::DiskError;
 use crate::partition::Driver;
 use crate::reactor::{Awaited, Tally};
-use crate::rpc::Keyring;
 use crate::types::{CoreId, NodeId};
 use directory::Start;
 use keys::read_keys;
-use node::{Common, Node, Reserved};
+use node::{Common, Means, Node, Reserved};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
@@ -47,9 +46,7 @@ pub struct Cluster<D> {
     notices: Vec<String>,
     config: Arc<Config>,
     make: Make<D>,
-    spin_ns: u64,
-    /// `None`: frames go in the open.
-    keys: Option<Keyring>,
+    means: Means,
 }
 
 /// Makes the driver of a core, on the core's own thread.
@@ -123,10 +120,10 @@ impl<D: Driver + Send + 'static> Cluster<D> {
         watch: Watch,
         make: Make<D>,
     ) -> Result<Cluster<D>, StartError> {
-        let spin_ns = node::spin_ns(&config, ids);
         let (config, notices) = (Arc::new(config), Vec::new());
         let keys = config.key_file.as_deref().map(read_keys).transpose()?;
-        let mut cluster = Cluster { nodes: Vec::new(), watch, notices, config, make, spin_ns, keys };
+        let means = Means { keys, spin_ns: node::spin_ns(&config, ids) };
+        let mut cluster = Cluster { nodes: Vec::new(), watch, notices, config, make, means };
         let interrupted = cluster.add(ids, start)?;
         if interrupted {
             // For the wait that is to come.
@@ -145,7 +142,7 @@ impl<D: Driver + Send + 'static> Cluster<D> {
         let nics = ids.iter().map(|id| nics::open(config, *id)).collect::<Result<Vec<_>, _>>()?;
         let (mut reserved, mut notices) = (Vec::new(), Vec::new());
         for (id, (nics, said)) in ids.iter().zip(nics) {
-            reserved.push(Reserved::new(config, *id, start, nics, (self.keys.as_ref(), self.spin_ns))?);
+            reserved.push(Reserved::new(config, *id, start, nics, &self.means)?);
             notices.extend(said);
         }
         self.open(reserved, notices)?;

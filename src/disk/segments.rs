@@ -32,7 +32,7 @@ pub(super) struct Segments {
     directory: CoreDirectory,
     identity: LogIdentity,
     segment_bytes: usize,
-    /// Somebody waits for the segment that is being made: no rests.
+    /// Somebody waits for the segment that is being made: no rests. Until there is a thread for it, that is who makes it.
     hurry: Arc<AtomicBool>,
 }
 
@@ -46,7 +46,12 @@ pub(super) struct Fresh {
 
 impl Segments {
     pub(super) fn new(directory: &CoreDirectory, identity: LogIdentity, segment_bytes: usize) -> Segments {
-        Segments { directory: directory.clone(), identity, segment_bytes, hurry: Arc::default() }
+        Segments {
+            directory: directory.clone(),
+            identity,
+            segment_bytes,
+            hurry: Arc::new(AtomicBool::new(true)),
+        }
     }
 
     pub(super) fn segment_bytes(&self) -> usize {
@@ -151,7 +156,7 @@ impl Segments {
                 file.write_all_at(&chunk[..bytes], at as u64)?;
                 at += bytes;
                 if !self.hurry.load(Ordering::Relaxed) {
-                    rest(bytes);
+                    thread::park_timeout(due(bytes));
                 }
             }
         }
@@ -200,6 +205,7 @@ impl Preparer {
         let (orders, inbox) = mpsc::channel();
         let (outbox, prepared) = mpsc::channel();
         let (path, hurry) = (segments.directory.path().to_owned(), segments.hurry.clone());
+        hurry.store(false, Ordering::Relaxed);
         let retired = Retired { spares, doomed: VecDeque::new(), rest: due(segments.segment_bytes) };
         let work = move || prepare_segments(&segments, retired, &inbox, &outbox, bell);
         let thread = thread::Builder::new().name("mako-segments".to_owned()).spawn(work);
@@ -213,7 +219,11 @@ impl Preparer {
 
     /// Whether the log waits for the next segment.
     pub(super) fn hurry(&self, waits: bool) {
-        self.hurry.store(waits, Ordering::Relaxed);
+        if self.hurry.swap(waits, Ordering::Relaxed) != waits
+            && let Some(thread) = self.thread.as_ref().filter(|_| waits)
+        {
+            thread.thread().unpark();
+        }
     }
 
     /// Segments are retired in the order of their numbers, so that what is left has no hole. They are used again, or
@@ -349,11 +359,6 @@ impl Retired {
 /// What is due to a drive after so many bytes that nobody waits for.
 fn due(bytes: usize) -> Duration {
     Duration::from_secs(1) * (bytes / KIB) as u32 / WAL_BACKGROUND_KIB_PER_SECOND
-}
-
-#[expect(clippy::disallowed_methods, reason = "no core is here: it has a thread for this, or has not begun")]
-fn rest(bytes: usize) {
-    thread::sleep(due(bytes));
 }
 
 /// The numbers of the segments in a directory, ascending.

@@ -9,7 +9,7 @@
 
 use super::admission::Admission;
 use super::checkpoint::Checkpointer;
-use super::driver::{Mode, Submit};
+use super::driver::Mode;
 use super::moving::Moved;
 use super::parked::{Waiter, Waiting};
 use super::ports::Ports;
@@ -324,6 +324,14 @@ impl<P: Procedure> Core<P> {
         &self.led
     }
 
+    pub(super) fn hosted(&self) -> &[PartitionId] {
+        &self.hosted
+    }
+
+    pub(super) fn snapshot(&self) -> Timestamp {
+        self.knowledge.vector().snapshot().map(|(timestamp, _)| timestamp).unwrap_or_default()
+    }
+
     /// Everything at or below it is applied in every partition here.
     pub fn applied(&self) -> Timestamp {
         let applied = self.replicas.iter().map(|replica| replica.applied().timestamp);
@@ -351,11 +359,6 @@ impl<P: Procedure> Core<P> {
 
     pub fn rpc(&self) -> &Rpc {
         &self.post.rpc
-    }
-
-    /// A driver's view of the core for one turn.
-    pub fn desk<'a>(&'a mut self, now: Timestamp, room: usize) -> Desk<'a, P> {
-        Desk { core: self, now, room }
     }
 
     // Inside.
@@ -599,7 +602,7 @@ impl<P: Procedure> Core<P> {
         }
     }
 
-    fn submit(
+    pub(super) fn submit(
         &mut self,
         now: Timestamp,
         room: usize,
@@ -758,36 +761,6 @@ impl<P: Procedure> Core<P> {
             self.inquire_overdue(at, now);
         }
         self.handle_pending(now, ports);
-    }
-}
-
-/// A core during one turn, as its driver sees it.
-pub struct Desk<'a, P: Procedure> {
-    core: &'a mut Core<P>,
-    now: Timestamp,
-    /// Of the log, in bytes.
-    room: usize,
-}
-
-impl<P: Procedure> Submit<P> for Desk<'_, P> {
-    fn submit(&mut self, home: PartitionId, mode: Mode, token: u64, procedure: P) -> Result<(), P> {
-        self.core.submit(self.now, self.room, home, mode, token, procedure)
-    }
-
-    fn led(&self) -> &[PartitionId] {
-        self.core.led()
-    }
-
-    fn hosted(&self) -> &[PartitionId] {
-        &self.core.hosted
-    }
-
-    fn snapshot(&self) -> Timestamp {
-        self.core.knowledge.vector().snapshot().map(|(timestamp, _)| timestamp).unwrap_or_default()
-    }
-
-    fn applied(&self) -> Timestamp {
-        self.core.applied()
     }
 }
 

@@ -24,6 +24,7 @@
 mod admission;
 mod checkpoint;
 mod core;
+mod desk;
 mod driver;
 mod duty;
 mod exchange;
@@ -42,7 +43,8 @@ mod stage;
 mod tests;
 
 pub use checkpoint::Archive;
-pub use core::{Core, CoreStats, Desk, cluster_hash};
+pub use core::{Core, CoreStats, cluster_hash};
+pub use desk::Desk;
 pub use driver::{Driver, Idle, Mode, NoProcedure, Submit};
 pub use duty::Duty;
 pub use moving::{MoveOrder, MoveRefusal, Moved};

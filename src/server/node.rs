@@ -95,6 +95,13 @@ pub(super) fn check_peers(config: &Config, id: NodeId) -> Result<(), StartError>
     }
 }
 
+/// What the nodes of a process have in common beside the cluster file.
+pub(super) struct Means {
+    /// `None`: frames go in the open.
+    pub keys: Option<Keyring>,
+    pub spin_ns: u64,
+}
+
 /// How long an idle core of these nodes spins. Not at all where cores share CPUs: it would spin on the
 /// time of the one it waits for.
 pub(super) fn spin_ns(config: &Config, ids: &[NodeId]) -> u64 {
@@ -110,7 +117,7 @@ impl Reserved {
         id: NodeId,
         start: Start,
         nics: Vec<AnyNic>,
-        (keys, spin_ns): (Option<&Keyring>, u64),
+        means: &Means,
     ) -> Result<Reserved, StartError> {
         let node = &config.nodes[usize::from(id.0)];
         let shared = Shared::new(config, nics.len()).map_err(|source| StartError::Resource {
@@ -141,10 +148,10 @@ impl Reserved {
                 disk: (),
                 siblings,
                 orders,
-                sleep_after_ns: (node.poll == Poll::Adaptive).then_some(spin_ns),
+                sleep_after_ns: (node.poll == Poll::Adaptive).then_some(means.spin_ns),
                 incarnation,
                 seed,
-                keys: keys.cloned().map(|keys| (keys, random())),
+                keys: means.keys.clone().map(|keys| (keys, random())),
             });
         }
         Ok(Reserved { id, shared, orders: senders, seats, directory })
