@@ -193,6 +193,15 @@ const _: () = assert!(4 * LINK_DELAY_NS_MAX < MAX_SPECULATION_NS);
 const _: () = assert!(PARTITIONS_MAX <= ROUTING_SLOTS as usize);
 
 // ---- Sessions (rpc) -------------------------------------------------------------------------
+/// Sessions of one core: one with every core of 320 nodes. That is more than a cluster may have; the transport is
+/// held to it by its tests.
+pub const SESSIONS_MAX: usize = 20_480;
+/// What a session at rest takes, in the open and sealed, beside 16 bytes for each request slot that was ever used.
+/// So 20,000 of them take less than 20 or 60 MB.
+pub const SESSION_BYTES_AT_REST: usize = KIB;
+pub const SESSION_BYTES_AT_REST_SEALED: usize = 3 * KIB;
+/// A session that has nothing to do for so long gives its queues back.
+pub const REST_NS: u64 = SECOND;
 /// Calls a session has under way at once; more wait in its backlog.
 pub const REQUEST_SLOTS: usize = 256;
 /// Calls that wait for a request slot, per session, and their bytes; then callers get `Busy`.
@@ -247,6 +256,7 @@ pub const BUFFERS_LARGE_BYTES_MAX: usize = 32 * MIB;
 
 const _: () = assert!(MESSAGE_BYTES_MAX.div_ceil(CHUNK_BYTES) <= u16::MAX as usize);
 const _: () = assert!(REQUEST_SLOTS <= u16::MAX as usize);
+const _: () = assert!(NODES_MAX * CORES_MAX <= SESSIONS_MAX && SESSIONS_MAX < u16::MAX as usize);
 const _: () = assert!(MESSAGE_BYTES_MAX <= BACKLOG_BYTES_MAX);
 const _: () = assert!(BUFFER_BYTES_SMALL >= CAST_BYTES_MAX && BUFFER_BYTES_SMALL >= CHUNK_BYTES);
 // A burst is acknowledged in one go: every frame of it must still be remembered.

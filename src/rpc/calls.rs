@@ -4,7 +4,8 @@
 //! `push`. It ends in a response or a failure, once. When to send and to give up is the session's.
 //!
 //! Invariants:
-//!   1. A slot's `seq` grows with each use, so a packet of an earlier use is recognised for ever.
+//!   1. A slot's `seq` grows with each use, and begins after `rested` when the slot is made anew: so a packet of an
+//!      earlier use is recognised for ever.
 //!   2. A free slot has its request closed and its response blank.
 #![forbid(unsafe_code)]
 
@@ -19,8 +20,10 @@ use std::collections::VecDeque;
 
 #[derive(Default)]
 pub struct Calls {
-    /// Grows to the most calls ever under way at once.
+    /// Grows to the most calls under way at once since the last rest.
     slots: Vec<CallSlot>,
+    /// No slot was used more often before the last rest.
+    rested: u64,
     /// Taken from the end, so that few slots stay warm.
     free: Vec<u16>,
     backlog: VecDeque<Waiting>,
@@ -59,7 +62,7 @@ impl Calls {
             Some(index) => *index,
             None if self.slots.len() < REQUEST_SLOTS => {
                 let index = u16::try_from(self.slots.len()).expect("slots are few");
-                self.slots.push(CallSlot::default());
+                self.slots.push(CallSlot { seq: self.rested, ..CallSlot::default() });
                 self.free.push(index);
                 index
             }
@@ -93,7 +96,9 @@ impl Calls {
         held: &mut Held,
         buffers: &mut Buffers,
     ) -> Result<Option<(u64, Vec<u8>)>, Ignored> {
-        let slot = self.slots.get_mut(usize::from(part.slot)).ok_or(Ignored::NeverSent)?;
+        let Some(slot) = self.slots.get_mut(usize::from(part.slot)) else {
+            return Err(if part.seq <= self.rested { Ignored::PastPacket } else { Ignored::NeverSent });
+        };
         if part.seq < slot.seq || (part.seq == slot.seq && !slot.is_busy) {
             return Err(Ignored::PastPacket);
         }
@@ -137,6 +142,13 @@ impl Calls {
             buffers.recycle(waiting.message);
             on_failed(waiting.tag);
         }
+    }
+
+    /// Gives back what it holds; no call is under way.
+    pub fn rest(&mut self) {
+        assert!(self.count() == 0, "{} calls are under way", self.count());
+        let rested = self.slots.iter().map(|slot| slot.seq).max().unwrap_or(self.rested);
+        *self = Calls { rested, ..Calls::default() };
     }
 
     /// Calls that have not ended.

@@ -173,6 +173,16 @@ impl Flight {
         self.lost.clear();
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Gives back what it holds. Nothing is on the wire, and packets that were lost are wanted no more.
+    pub fn rest(&mut self) {
+        assert!(self.frames.is_empty() && self.filling == 0, "{} frames are on the wire", self.frames.len());
+        (self.frames, self.packets, self.lost) = Default::default();
+    }
+
     fn next(&self) -> u64 {
         self.first + self.frames.len() as u64
     }

@@ -21,12 +21,13 @@ use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 #[derive(Default)]
 pub struct Guard {
     /// For frames to this life of the peer.
-    sealer: Option<(u64, LessSafeKey)>,
+    sealer: Option<Box<(u64, LessSafeKey)>>,
     /// Frames sealed.
     count: u64,
     /// For frames that name our life.
     bound: Option<Box<Opener>>,
-    /// For the last that did not: their sender knows another life of ours, or none.
+    /// For the last that did not: their sender knows another life of ours, or none. Gone once it knows us: a session
+    /// would hold a key for nothing.
     stray: Option<Box<Opener>>,
 }
 
@@ -53,11 +54,11 @@ impl Guard {
             Header { key: watch.keys.id(), count: watch.first_count.wrapping_add(self.count), ..*header };
         self.count += 1;
         frame::set_seal(frame, sealed.key, sealed.count);
-        if self.sealer.as_ref().is_none_or(|(to, _)| *to != header.to_incarnation) {
+        if self.sealer.as_ref().is_none_or(|sealer| sealer.0 != header.to_incarnation) {
             let key = watch.keys.derive(&sealed).expect("a ring has the key of its own id");
-            self.sealer = Some((header.to_incarnation, key));
+            self.sealer = Some(Box::new((header.to_incarnation, key)));
         }
-        let (_, key) = self.sealer.as_ref().expect("it was just made");
+        let (_, key) = &**self.sealer.as_ref().expect("it was just made");
         let (open, hidden) = frame.split_at_mut(HEADER_BYTES);
         let tag = key.seal_in_place_separate_tag(nonce(sealed.count), Aad::from(&*open), hidden);
         frame.extend_from_slice(tag.expect("a frame is shorter than a cipher's bound").as_ref());
@@ -94,6 +95,9 @@ impl Guard {
         let mut opener = Opener { of, key, seen: Seen::default() };
         opener.seen.add(header.count);
         *place = Some(Box::new(opener));
+        if is_bound {
+            self.stray = None;
+        }
         Ok(bytes)
     }
 }

@@ -14,8 +14,6 @@ pub struct History {
     largest: u64,
     /// A ring: the bit of frame `n` is at `place_of(n)`, for the last `FRAMES_REMEMBERED` up to `largest`.
     received: [u64; WORDS],
-    /// What the last acknowledgement said: bit `b` of word `w` stands for frame `largest - 64 * w - b`.
-    said: [u64; WORDS],
     /// Frames recorded since the last acknowledgement, the lowest of them, and when the first came.
     owed: u32,
     owed_lowest: u64,
@@ -29,7 +27,6 @@ impl History {
         History {
             largest: 0,
             received: [0; WORDS],
-            said: [0; WORDS],
             owed: 0,
             owed_lowest: 0,
             owed_since: Timestamp(0),
@@ -83,19 +80,19 @@ impl History {
         self.overdue
     }
 
-    /// The largest frame and the words that cover all that is owed, and one before them: it repeats
-    /// what the last acknowledgement said, should that be lost.
-    pub fn take_ack(&mut self) -> (u64, &[u64]) {
+    /// The largest frame, and how many `words` cover all that is owed, and one before them: it repeats what the last
+    /// acknowledgement said, should that be lost. Bit `b` of word `w` stands for frame `largest - 64 * w - b`.
+    pub fn take_ack(&mut self, words: &mut AckWords) -> (u64, usize) {
         let span = self.largest - self.owed_lowest;
-        let words = usize::try_from(span / 64).map_or(WORDS, |word| (word + 2).min(WORDS));
+        let count = usize::try_from(span / 64).map_or(WORDS, |word| (word + 2).min(WORDS));
         self.owed = 0;
         self.overdue = false;
         let mut number = self.largest;
-        for word in 0..words {
-            self.said[word] = self.ending_at(number);
+        for word in &mut words[..count] {
+            *word = self.ending_at(number);
             number = number.wrapping_sub(64);
         }
-        (self.largest, &self.said[..words])
+        (self.largest, count)
     }
 
     /// Makes room for the frames beyond `largest` up to `number`.
@@ -124,6 +121,9 @@ fn place_of(number: u64) -> (usize, u32) {
     ((number / 64) as usize % WORDS, (number % 64) as u32)
 }
 
+/// What an acknowledgement can say.
+pub type AckWords = [u64; WORDS];
+
 const WORDS: usize = FRAMES_REMEMBERED / 64;
 const _: () = assert!(WORDS * 64 == FRAMES_REMEMBERED);
 
@@ -134,8 +134,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn acknowledged(history: &mut History) -> BTreeSet<u64> {
-        let (largest, words) = history.take_ack();
-        let bits = words.iter().enumerate().flat_map(|(word, bits)| {
+        let mut words = [0; WORDS];
+        let (largest, count) = history.take_ack(&mut words);
+        let bits = words[..count].iter().enumerate().flat_map(|(word, bits)| {
             (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word as u64 * 64 + bit)
         });
         bits.map(|age| largest - age).collect()
@@ -185,7 +186,7 @@ mod tests {
         assert!(!history.is_overdue());
         history.on_tick(due);
         assert!(history.is_overdue());
-        history.take_ack();
+        history.take_ack(&mut [0; WORDS]);
         assert_eq!((history.is_owed(), history.is_overdue(), history.deadline()), (false, false, None));
         (3..3 + u64::from(ACK_FRAMES)).for_each(|number| history.record(due, number));
         assert!(history.is_overdue());

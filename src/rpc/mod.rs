@@ -30,13 +30,14 @@ mod session;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod window;
 
 pub use frame::is_for as frame_is_for;
 pub use keys::{BadKeyring, Keyring, SECRET_BYTES};
 pub use stats::{Ignored, RpcStats};
 
-use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, FRAME_BYTES, FRAMES_IN_ROW, MESSAGE_BYTES_MAX, NODES_MAX};
+use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, FRAME_BYTES, FRAMES_IN_ROW, MESSAGE_BYTES_MAX, SESSIONS_MAX};
 use crate::types::{Endpoint, Timestamp};
 use buffers::Buffers;
 use flight::PacketRef;
@@ -44,21 +45,32 @@ use frame::Header;
 use guard::{Guard, Hellos, Watch};
 use session::Session;
 use std::collections::VecDeque;
+use timers::Timers;
 
 /// All sessions of one core.
 pub struct Rpc {
     shared: Shared,
-    /// The session with core `c` of node `n`, at `n * CORES_MAX + c`.
-    index: Box<[Option<u16>]>,
-    sessions: Vec<Session>,
+    /// The session with core `c` of node `n`, at `n * CORES_MAX + c`. Reaches as far as the sessions do.
+    index: Vec<Option<u16>>,
+    /// How far it may reach.
+    places: usize,
+    /// Each in a place of its own: with thousands of them, growth must not move them all.
+    #[expect(
+        clippy::vec_box,
+        reason = "a session is large, and moving thousands of them takes a millisecond"
+    )]
+    sessions: Vec<Box<Session>>,
     /// Sessions that may have a frame to send, served in turn.
     ready: VecDeque<u16>,
     /// Frames that the session served last has sent one after the other.
     in_row: u32,
-    /// No session but the `changed` ones has anything to do before.
-    due: Option<Timestamp>,
-    /// Sessions to which something has happened since `due` was reckoned: much happens to one in a turn.
+    timers: Timers,
+    /// Sessions to which something has happened since their timers were set: much happens to one in a turn.
     changed: Vec<u16>,
+    /// The session with the shortest round trip, as far as the ones looked at since it changed go.
+    nearest: Option<u16>,
+    /// The session whose round trip is looked at next.
+    looked_at: usize,
     /// Scratch: the packets of a frame that was opened.
     opened: Box<[u8; FRAME_BYTES]>,
 }
@@ -107,7 +119,8 @@ impl Rpc {
     /// `nodes` is the number of nodes in the cluster.
     pub fn new(local: Endpoint, cluster: u64, incarnation: u64, nodes: usize) -> Rpc {
         assert!(incarnation != 0, "incarnation 0 means that it is not known");
-        assert!(nodes <= NODES_MAX && usize::from(local.node.0) < nodes, "node {} of {nodes}", local.node.0);
+        assert!(usize::from(local.node.0) < nodes, "node {} of {nodes}", local.node.0);
+        assert!(nodes * CORES_MAX <= SESSIONS_MAX, "{nodes} nodes");
         Rpc {
             shared: Shared {
                 local,
@@ -120,12 +133,15 @@ impl Rpc {
                 watch: None,
                 acked: Vec::new(),
             },
-            index: vec![None; nodes * CORES_MAX].into_boxed_slice(),
+            index: Vec::new(),
+            places: nodes * CORES_MAX,
             sessions: Vec::new(),
             ready: VecDeque::new(),
             in_row: 0,
-            due: None,
+            timers: Timers::default(),
             changed: Vec::new(),
+            nearest: None,
+            looked_at: 0,
             opened: Box::new([0; FRAME_BYTES]),
         }
     }
@@ -195,28 +211,30 @@ impl Rpc {
         while let Some(index) = self.changed.pop() {
             let session = &mut self.sessions[usize::from(index)];
             session.is_changed = false;
-            self.due = session.deadline().into_iter().chain(self.due).min();
+            if let Some(due) = session.deadline() {
+                self.timers.schedule(index, due);
+            }
         }
-        if self.due.is_none_or(|due| now < due) {
-            return;
-        }
-        self.due = None;
-        for index in 0..self.sessions.len() {
-            let session = &mut self.sessions[index];
+        while let Some(index) = self.timers.take_due(now) {
+            self.shared.stats.timers += 1;
+            let session = &mut self.sessions[usize::from(index)];
             let mut due = session.deadline();
             if due.is_some_and(|due| due <= now) {
                 session.on_tick(now, &mut self.shared);
                 due = session.deadline();
-                self.make_ready(u16::try_from(index).expect("sessions are few"));
+                self.make_ready(index);
             }
-            self.due = due.into_iter().chain(self.due).min();
+            if let Some(due) = due {
+                self.timers.schedule(index, due.max(now.next()));
+            }
         }
+        self.look_for_nearer();
     }
 
     /// No call of `on_tick` before this does anything. It may turn out that nothing was due then.
     pub fn deadline(&self) -> Option<Timestamp> {
         let changed = self.changed.iter().filter_map(|index| self.sessions[usize::from(*index)].deadline());
-        changed.chain(self.due).min()
+        changed.chain(self.timers.first()).min()
     }
 
     /// Fills `frame` with the next frame to send and says to whom. Packets for one peer share frames,
@@ -247,9 +265,10 @@ impl Rpc {
         }
     }
 
-    /// The round trip to the nearest peer, in nanoseconds; `None` while none is measured.
+    /// The round trip to the nearest peer, in nanoseconds; `None` while none is measured. A peer that comes nearer is
+    /// found at once; when the nearest goes further away, the next one is found after a tick for every session.
     pub fn rtt_ns_min(&self) -> Option<u64> {
-        self.sessions.iter().filter_map(Session::rtt_ns).min()
+        self.nearest.and_then(|index| self.sessions[usize::from(index)].rtt_ns())
     }
 
     pub fn stats(&self) -> &RpcStats {
@@ -267,7 +286,7 @@ impl Rpc {
         if header.to != self.shared.local {
             return Err(Ignored::OtherEndpoint);
         }
-        if place_of(header.from).is_none_or(|place| place >= self.index.len()) {
+        if place_of(header.from).is_none_or(|place| place >= self.places) {
             return Err(Ignored::UnknownPeer);
         }
         let is_sealed = self.shared.watch.is_some();
@@ -276,6 +295,7 @@ impl Rpc {
         let session = &mut self.sessions[usize::from(index)];
         let packets = if is_sealed { &self.opened[..bytes] } else { packets };
         let outcome = session.on_frame(now, &header, packets, &mut self.shared);
+        self.compare_with_nearest(index);
         self.schedule(index);
         outcome
     }
@@ -283,7 +303,7 @@ impl Rpc {
     /// Opens a frame into the scratch. What a stranger sends must not make a session, so the first frame of a peer meets
     /// a guard that has none yet.
     fn open(&mut self, now: Timestamp, header: &Header, frame: &[u8]) -> Result<usize, Ignored> {
-        let known = place_of(header.from).and_then(|place| self.index[place]);
+        let known = place_of(header.from).and_then(|place| self.index.get(place).copied().flatten());
         let Shared { watch: Some(watch), incarnation, .. } = &mut self.shared else {
             return Err(Ignored::UnknownKey);
         };
@@ -313,12 +333,36 @@ impl Rpc {
     }
 
     fn session_with(&mut self, peer: Endpoint) -> u16 {
-        let place = place_of(peer).filter(|place| *place < self.index.len());
+        let place = place_of(peer).filter(|place| *place < self.places);
         let place = place.unwrap_or_else(|| panic!("{peer:?} is not in this cluster"));
+        if self.index.len() <= place {
+            self.index.resize(place + 1, None);
+        }
         *self.index[place].get_or_insert_with(|| {
-            self.sessions.push(Session::new(peer));
+            self.sessions.push(Box::new(Session::new(peer)));
+            self.timers.add_session();
+            // So that nothing is allocated later, when all of them have something to do.
+            self.changed.reserve(self.sessions.len() - self.changed.len());
+            self.ready.reserve(self.sessions.len() - self.ready.len());
             u16::try_from(self.sessions.len() - 1).expect("sessions are few")
         })
+    }
+
+    fn look_for_nearer(&mut self) {
+        self.looked_at += 1;
+        if self.looked_at >= self.sessions.len() {
+            self.looked_at = 0;
+        }
+        if !self.sessions.is_empty() {
+            self.compare_with_nearest(u16::try_from(self.looked_at).expect("sessions are few"));
+        }
+    }
+
+    fn compare_with_nearest(&mut self, index: u16) {
+        let rtt_ns = self.sessions[usize::from(index)].rtt_ns();
+        if rtt_ns.is_some_and(|rtt_ns| self.rtt_ns_min().is_none_or(|least_ns| rtt_ns <= least_ns)) {
+            self.nearest = Some(index);
+        }
     }
 
     /// After anything that happened to a session.
@@ -349,5 +393,3 @@ fn place_of(endpoint: Endpoint) -> Option<usize> {
     let core = usize::from(endpoint.core.0);
     (core < CORES_MAX).then(|| usize::from(endpoint.node.0) * CORES_MAX + core)
 }
-
-const _: () = assert!(NODES_MAX * CORES_MAX <= u16::MAX as usize);

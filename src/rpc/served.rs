@@ -6,7 +6,8 @@
 //! Invariants:
 //!   1. A slot's `seq` only grows, and each value enters `Executing` at most once.
 //!   2. Only `Receiving` has a partial request, only `Responding` an open response.
-//!   3. `responses` counts the slots in `Responding`.
+//!   3. `responses` counts the slots in `Responding`, and `open` those that are not `Done`.
+//!   4. A slot without work is `Done`.
 #![forbid(unsafe_code)]
 
 use super::buffers::Buffers;
@@ -18,16 +19,18 @@ use std::collections::VecDeque;
 
 #[derive(Default)]
 pub struct Served {
-    /// Grows to the highest slot the peer has used.
-    slots: Vec<ServedSlot>,
+    /// The last use of each slot that was seen. Grows to the highest slot the peer has used.
+    seqs: Vec<u64>,
+    /// What goes on in them. Grows to the highest slot used since the last rest.
+    slots: Vec<Work>,
     /// Responses whose bytes may not be in transit yet.
     waiting: VecDeque<MessageRef>,
     responses: usize,
+    open: usize,
 }
 
 #[derive(Default)]
-struct ServedSlot {
-    seq: u64,
+struct Work {
     state: State,
     request: Incoming,
     response: Outgoing,
@@ -52,20 +55,24 @@ impl Served {
         buffers: &mut Buffers,
     ) -> Result<Option<Vec<u8>>, Ignored> {
         let index = usize::from(part.slot);
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, ServedSlot::default);
+        if self.seqs.len() <= index {
+            self.seqs.resize(index + 1, 0);
         }
-        let slot = &mut self.slots[index];
-        if part.seq > slot.seq {
+        let seq = &mut self.seqs[index];
+        if part.seq > *seq {
+            if self.slots.len() <= index {
+                self.slots.resize_with(index + 1, Work::default);
+            }
+            let slot = &mut self.slots[index];
             // The next use of a slot acknowledges the response to the one before.
             self.responses -= usize::from(slot.state == State::Responding);
+            self.open += usize::from(slot.state == State::Done);
             slot.end(held, buffers);
-            slot.seq = part.seq;
             slot.state = State::Receiving;
+            *seq = part.seq;
         }
-        if part.seq < slot.seq || slot.state != State::Receiving {
-            return Err(Ignored::PastPacket);
-        }
+        let receiving = self.slots.get_mut(index).filter(|slot| slot.state == State::Receiving);
+        let Some(slot) = receiving.filter(|_| part.seq == *seq) else { return Err(Ignored::PastPacket) };
         let message = slot.request.accept(part, &mut held.partial_bytes, buffers)?;
         if message.is_some() {
             slot.state = State::Executing;
@@ -75,10 +82,11 @@ impl Served {
 
     /// Whether anybody still waits for it.
     pub fn respond(&mut self, slot: u16, seq: u64, message: &[u8], buffers: &mut Buffers) -> bool {
-        let Some(served) = self.slots.get_mut(usize::from(slot)) else { return false };
-        if served.seq != seq || served.state != State::Executing {
+        if self.seqs.get(usize::from(slot)) != Some(&seq) {
             return false;
         }
+        let executing = self.slots.get_mut(usize::from(slot)).filter(|work| work.state == State::Executing);
+        let Some(served) = executing else { return false };
         served.state = State::Responding;
         served.response.open(buffers.copy(message));
         self.responses += 1;
@@ -104,8 +112,9 @@ impl Served {
 
     /// The response, while any of it is still to be sent or acknowledged.
     pub fn outgoing(&mut self, slot: u16, seq: u64) -> Option<&mut Outgoing> {
-        let slot = self.slots.get_mut(usize::from(slot))?;
-        (slot.seq == seq && slot.response.is_open()).then_some(&mut slot.response)
+        let is_last = self.seqs.get(usize::from(slot)) == Some(&seq);
+        let response = &mut self.slots.get_mut(usize::from(slot))?.response;
+        (is_last && response.is_open()).then_some(response)
     }
 
     /// The peer has acknowledged all of the response that `outgoing` returned.
@@ -115,6 +124,7 @@ impl Served {
         slot.response.close(&mut held.in_transit_bytes, buffers);
         slot.state = State::Done;
         self.responses -= 1;
+        self.open -= 1;
     }
 
     /// The peer has given up all its calls; it goes on from the sequence numbers it has reached.
@@ -124,12 +134,26 @@ impl Served {
         }
         self.waiting.clear();
         self.responses = 0;
+        self.open = 0;
     }
 
     /// The peer has restarted: it begins again with the first use of each slot.
     pub fn reset(&mut self, held: &mut Held, buffers: &mut Buffers) {
         self.abandon(held, buffers);
-        self.slots.clear();
+        self.seqs.clear();
+    }
+
+    /// Gives back what it holds; nothing is under way.
+    pub fn rest(&mut self) {
+        assert!(self.open == 0, "{} requests are under way", self.open);
+        self.slots = Vec::new();
+        self.waiting = VecDeque::new();
+        self.seqs.shrink_to_fit();
+    }
+
+    /// Whether a request is being received, carried out or answered.
+    pub fn is_open(&self) -> bool {
+        self.open > 0
     }
 
     /// Responses the peer does not have yet.
@@ -138,7 +162,7 @@ impl Served {
     }
 }
 
-impl ServedSlot {
+impl Work {
     fn end(&mut self, held: &mut Held, buffers: &mut Buffers) {
         self.request.discard(&mut held.partial_bytes, buffers);
         self.response.close(&mut held.in_transit_bytes, buffers);

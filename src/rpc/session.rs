@@ -10,13 +10,15 @@
 //!   3. `in_transit_bytes` is the sum of the messages started and not closed, `partial_bytes` that of
 //!      the bytes of messages received in part. Messages half received here are in transit there.
 //!   4. While calls wait for a peer, some timer is set.
+//!   5. A session at rest holds no more than `SESSION_BYTES_AT_REST` and 16 bytes for each slot the peer has used, and
+//!      sets no timer. It rests when it has had nothing to do for `REST_NS`.
 #![forbid(unsafe_code)]
 
 use super::calls::Calls;
 use super::flight::{Flight, MessageRef, PacketRef, Way};
 use super::frame::{self, Header, Packet, Part};
 use super::guard::Guard;
-use super::history::History;
+use super::history::{AckWords, History};
 use super::message::{Held, Outgoing};
 use super::rtt::Rtt;
 use super::served::Served;
@@ -25,7 +27,7 @@ use super::window::Window;
 use super::{Busy, Event, RequestId, Shared};
 use crate::bounds::{
     CALL_TIMEOUT_NS, CASTS_QUEUED_MAX, CASTS_RECEIVED_MAX, FRAME_BYTES, HELLO_INTERVAL_NS_MIN,
-    PING_INTERVAL_NS,
+    PING_INTERVAL_NS, REST_NS,
 };
 use crate::types::{Endpoint, Timestamp};
 use std::collections::VecDeque;
@@ -53,6 +55,8 @@ pub struct Session {
     pub guard: Guard,
 
     last_heard: Timestamp,
+    /// When the last frame came or went.
+    last_busy: Timestamp,
     /// Since when there has been something to wait for.
     waiting_since: Timestamp,
     last_probe: Timestamp,
@@ -62,6 +66,7 @@ pub struct Session {
     owes_ping: bool,
     /// The peer has been silent for so long that only a sign of life makes us send again.
     is_dormant: bool,
+    is_resting: bool,
     /// Set while the session is in the core's list of sessions with something to send.
     pub is_ready: bool,
     /// Set while the session is in the core's list of sessions whose deadline is to be reckoned.
@@ -86,12 +91,14 @@ impl Session {
             window: Window::new(),
             guard: Guard::default(),
             last_heard: Timestamp(0),
+            last_busy: Timestamp(0),
             waiting_since: Timestamp(0),
             last_probe: Timestamp(0),
             hello_wait_ns: HELLO_INTERVAL_NS_MIN,
             owes_hello: false,
             owes_ping: false,
             is_dormant: false,
+            is_resting: true,
             is_ready: false,
             is_changed: false,
         }
@@ -131,6 +138,7 @@ impl Session {
             shared.stats.casts_dropped += 1;
             return;
         }
+        self.is_resting = false;
         self.casts.push_back(shared.buffers.copy(message));
     }
 
@@ -146,6 +154,8 @@ impl Session {
         }
         self.adopt(header, shared);
         self.last_heard = now;
+        self.last_busy = now;
+        self.is_resting = false;
         self.is_dormant = false;
         if header.to_incarnation != shared.incarnation {
             return self.on_stray_frame(header, packets, shared);
@@ -180,6 +190,9 @@ impl Session {
             self.probe(now, (self.hello_wait_ns * 2).min(PING_INTERVAL_NS));
         }
         self.on_flight_tick(now, shared);
+        if self.rest_deadline().is_some_and(|due| due <= now) {
+            self.rest();
+        }
     }
 
     /// When `on_tick` next has something to do.
@@ -189,6 +202,7 @@ impl Session {
             self.silence_deadline(),
             self.probe_deadline(),
             self.flight.deadline(&self.rtt),
+            self.rest_deadline(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -203,6 +217,7 @@ impl Session {
 
     /// Fills `frame`; false when there turned out to be nothing to say.
     pub fn fill_frame(&mut self, now: Timestamp, frame: &mut Vec<u8>, shared: &mut Shared) -> bool {
+        self.last_busy = now;
         frame.clear();
         let header = Header {
             cluster: shared.cluster,
@@ -218,8 +233,9 @@ impl Session {
         header.encode(frame);
         // First of all, so that it is not crowded out by what the peer waits for less.
         if self.history.is_owed() && self.peer_incarnation != 0 {
-            let (largest, words) = self.history.take_ack();
-            frame::encode_ack(frame, largest, words);
+            let mut words: AckWords = [0; _];
+            let (largest, count) = self.history.take_ack(&mut words);
+            frame::encode_ack(frame, largest, &words[..count]);
         }
         self.fill_casts(frame, shared);
         if self.may_send_packets() && self.fill_packets(frame, shared) {
@@ -401,12 +417,33 @@ impl Session {
         waits.then(|| self.last_heard.max(self.last_probe).max(self.waiting_since).plus_ns(wait_ns))
     }
 
+    fn rest_deadline(&self) -> Option<Timestamp> {
+        let is_busy = self.is_resting
+            || self.calls.count() > 0
+            || self.served.is_open()
+            || !self.casts.is_empty()
+            || !self.flight.is_empty()
+            || self.history.is_owed();
+        (!is_busy).then(|| self.last_busy.plus_ns(REST_NS))
+    }
+
+    /// Invariant 5. What was to be sent belongs to messages that have ended.
+    fn rest(&mut self) {
+        self.calls.rest();
+        self.served.rest();
+        self.flight.rest();
+        self.casts = VecDeque::new();
+        self.sending = VecDeque::new();
+        self.is_resting = true;
+    }
+
     fn is_waiting(&self) -> bool {
         self.calls.count() > 0 || self.served.responses() > 0
     }
 
     /// The silence that counts begins when there is something to wait for.
     fn on_wanted(&mut self, now: Timestamp) {
+        self.is_resting = false;
         if !self.is_waiting() {
             self.waiting_since = now;
         }

@@ -74,6 +74,8 @@ pub struct RpcStats {
     pub casts_dropped: u64,
     pub packets_resent: u64,
     pub timeouts: u64,
+    /// Sessions looked at because of a timer, whether or not it had come true.
+    pub timers: u64,
     pub peer_restarts: u64,
     ignored: [u64; IGNORED_COUNT],
     /// Frames that did not open, by the node they said to be from.

@@ -10,7 +10,8 @@ mod slots;
 
 use super::*;
 use crate::bounds::{
-    BACKLOG_CALLS_MAX, CALL_TIMEOUT_NS, FRAME_BYTES, IN_TRANSIT_BYTES_MAX, MIB, MS, REQUEST_SLOTS, SECOND, US,
+    BACKLOG_CALLS_MAX, CALL_TIMEOUT_NS, FRAME_BYTES, IN_TRANSIT_BYTES_MAX, MIB, MS, REQUEST_SLOTS, REST_NS,
+    SECOND, US,
 };
 use crate::types::{CoreId, NodeId, Prng};
 use std::cmp::Reverse;
@@ -508,8 +509,8 @@ fn an_idle_session_sets_no_timer() {
     let mut world = World::new(4, Link { delay_ns: MS, ..Link::default() });
     world.call(0, 0, 16).unwrap();
     world.run_until_ended();
-    let later = world.now.plus_ns(SECOND);
-    world.run_until(later);
+    let rested = world.now.plus_ns(2 * REST_NS);
+    world.run_until(rested);
     assert_eq!(world.rpcs.iter().filter_map(Rpc::deadline).min(), None);
 }
 
