@@ -229,6 +229,19 @@ pub const FRAMES_IN_ROW: u32 = 44;
 /// Keys derived within a millisecond for frames of lives that are not known: about a tenth of a core's time, and all
 /// sessions of a large cluster within a second.
 pub const HELLOS_PER_MS: u32 = 64;
+/// A queue on the way of a session. A longer one than the least, of the frames of three round trips, slows it; from
+/// there on it is kept between the two. The turns of a busy core at either end come to about a millisecond; a queue
+/// delays what waits in it by no more than a fifth of the round trip between continents.
+pub const QUEUE_NS_LOW: u64 = 2 * MS;
+pub const QUEUE_NS_HIGH: u64 = 10 * MS;
+/// At which rate a session that was slowed sends, in bytes a second: at least a frame in 10 ms or so, and no faster
+/// than a core manages anyway.
+pub const RATE_BYTES_MIN: u64 = 128 * KIB as u64;
+pub const RATE_BYTES_MAX: u64 = 1 << 30;
+/// What may leave at once is what is due within so long: a core need not wake more often, and it makes no queue.
+pub const PACE_BURST_NS: u64 = 500 * US;
+/// Rates are set anew after a round trip, but no more often: a round should have some frames in it.
+pub const ROUND_NS_MIN: u64 = MS;
 /// Frame numbers a session remembers, sent (acknowledged out of order) and received (duplicates).
 pub const FRAMES_REMEMBERED: usize = 2_048;
 /// How far, in packets, a message may run ahead of what has arrived of it. It limits the memory one
@@ -265,6 +278,7 @@ const _: () = assert!(WINDOW_FRAMES_MAX as usize * 2 <= FRAMES_REMEMBERED);
 const _: () = assert!(FRAMES_IN_ROW as usize * 4 <= TX_BURST);
 const _: () = assert!(ACK_FRAMES < WINDOW_FRAMES_MIN && WINDOW_FRAMES_MIN <= WINDOW_FRAMES_INITIAL);
 const _: () = assert!(2 * ACK_DELAY_NS <= RTO_NS_MIN && RTO_NS_MIN < RTO_NS_INITIAL);
+const _: () = assert!(PACE_BURST_NS < QUEUE_NS_LOW && QUEUE_NS_LOW < QUEUE_NS_HIGH && QUEUE_NS_HIGH < RTO_NS_MIN);
 const _: () = assert!(RTO_NS_MAX * 4 <= CALL_TIMEOUT_NS && PING_INTERVAL_NS * 4 <= CALL_TIMEOUT_NS);
 
 // ---- NIC ------------------------------------------------------------------------------------

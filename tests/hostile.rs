@@ -189,6 +189,7 @@ impl Liar {
                 Event::Response { tag, message, .. } => answers.push((tag, message)),
                 Event::Cast { from, message } => self.introduce(from, &message),
                 Event::Failed { tag, .. } => panic!("call {tag} was not answered"),
+                Event::Peer { .. } => {}
             }
         }
         answers

@@ -45,7 +45,7 @@ impl Core {
                     responses += 1;
                     rpc.recycle(message);
                 }
-                Event::Cast { .. } | Event::Failed { .. } => panic!("{event:?}"),
+                Event::Cast { .. } | Event::Failed { .. } | Event::Peer { .. } => panic!("{event:?}"),
             }
         }
         while let Some(to) = rpc.poll_tx(now, frame) {

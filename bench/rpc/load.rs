@@ -209,7 +209,9 @@ impl<N: Nic> Caller<N> {
                 self.rpcs[session].recycle(message);
                 self.ask(now, tag);
             }
-            Event::Failed { .. } | Event::Request { .. } | Event::Cast { .. } => self.wrong += 1,
+            Event::Failed { .. } | Event::Request { .. } | Event::Cast { .. } | Event::Peer { .. } => {
+                self.wrong += 1
+            }
         }
     }
 }

@@ -357,6 +357,11 @@ impl<P: Procedure> Core<P> {
         self.post.rpc.set_keys(keys, seed);
     }
 
+    /// Tells all peers that this core stops; nothing else leaves afterwards.
+    pub fn leave(&mut self) {
+        self.post.rpc.leave();
+    }
+
     pub fn rpc(&self) -> &Rpc {
         &self.post.rpc
     }
@@ -407,6 +412,8 @@ impl<P: Procedure> Core<P> {
                     self.on_unreachable(now, note);
                 }
             }
+            // Its calls fail one by one, and who leads is for elections to find out.
+            rpc::Event::Peer { .. } => {}
         }
     }
 

@@ -34,7 +34,7 @@ pub use siblings::{Awaited, Shared, Siblings};
 
 use crate::bounds::{
     CATCH_UP_SECONDS_MAX, CAUGHT_UP_NS, FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST,
-    SECOND, TX_BURST,
+    SECOND, SESSIONS_MAX, TX_BURST,
 };
 use crate::clock::Clock;
 use crate::config::Config;
@@ -131,9 +131,17 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         self
     }
 
-    /// Turn after turn, until the node is told to stop, or is turned away by a peer.
+    /// Turn after turn, until the node is told to stop, or is turned away by a peer. Then its peers are told.
     pub fn run(&mut self) -> Result<(), DiskError> {
-        self.turns_until(|_, _| false)
+        self.turns_until(|_, _| false)?;
+        let now = self.clock.now();
+        self.core.leave();
+        for _ in 0..SESSIONS_MAX.div_ceil(TX_BURST) {
+            if self.outbox.transmit(now, &mut self.core) == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Turn after turn, as long as nobody needs this core but itself: until it has applied all but the newest of what

@@ -279,6 +279,18 @@ fn a_core_whose_disk_fails_says_nothing_more() {
     assert!(!world.replies(0).contains(&"durable"));
 }
 
+/// Else its peers wait for answers that will not come until they have heard nothing for ten seconds.
+#[test]
+fn a_core_that_stops_tells_its_peers() {
+    let mut world = World::open(Durability::QuorumDisk);
+    world.reactors[0].shared.stop();
+    world.reactors[0].run().unwrap();
+    for peer in [1, 2] {
+        world.reactors[peer].turn().unwrap();
+        assert_eq!(world.reactors[peer].core().rpc().stats().peers_left, 1);
+    }
+}
+
 /// A driver that fills its node's cores must see so in the report, and an idle one the contrary.
 #[test]
 fn time_is_busy_only_between_a_turn_that_worked_and_the_next() {

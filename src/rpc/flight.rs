@@ -10,12 +10,15 @@
 #![forbid(unsafe_code)]
 
 use super::frame::Ack;
+use super::pace::Change;
+use super::path::{Arrived, Path};
 use super::rtt::Rtt;
 use super::stats::Ignored;
 use super::window::Window;
 use crate::bounds::FRAMES_REMEMBERED;
 use crate::types::Timestamp;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 pub struct Flight {
     /// Number of `frames[0]`, or of the next frame when there is none.
@@ -29,15 +32,28 @@ pub struct Flight {
     filling: u16,
     outstanding: usize,
     largest_acked: u64,
+    /// The frames that the last timeout has given up, if it was all of those on the wire.
+    given_up: Range<u64>,
     pub lost: VecDeque<PacketRef>,
 }
 
+#[derive(Clone, Copy)]
 struct Sent {
     at: Timestamp,
     /// Position of its first packet, counted like `packets_taken`.
     packets_from: u64,
     packets: u16,
+    bytes: u16,
     open: bool,
+}
+
+/// What the passing of time has made of the frames on the wire.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub struct Losses {
+    pub frames: u64,
+    /// Nothing had come back for the whole timeout.
+    pub timed_out: bool,
+    pub change: Option<Change>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +86,7 @@ impl Flight {
             filling: 0,
             outstanding: 0,
             largest_acked: 0,
+            given_up: 0..0,
             lost: VecDeque::new(),
         }
     }
@@ -85,11 +102,12 @@ impl Flight {
     }
 
     /// The frame being filled leaves, under the number returned.
-    pub fn on_sent(&mut self, now: Timestamp) -> u64 {
+    pub fn on_sent(&mut self, now: Timestamp, bytes: usize) -> u64 {
         let packets = std::mem::take(&mut self.filling);
         let packets_from = self.packets_taken + self.packets.len() as u64 - u64::from(packets);
         let number = self.next();
-        self.frames.push_back(Sent { at: now, packets_from, packets, open: true });
+        let bytes = u16::try_from(bytes).expect("a frame is short");
+        self.frames.push_back(Sent { at: now, packets_from, packets, bytes, open: true });
         self.outstanding += 1;
         number
     }
@@ -99,58 +117,70 @@ impl Flight {
         &mut self,
         now: Timestamp,
         ack: &Ack,
-        rtt: &mut Rtt,
-        window: &mut Window,
+        path: &mut Path,
         acked: &mut Vec<PacketRef>,
-    ) -> Result<(), Ignored> {
+    ) -> Result<Option<Change>, Ignored> {
         if ack.largest >= self.next() {
             return Err(Ignored::NeverSent);
         }
-        let outstanding = self.outstanding;
-        let mut sampled = false;
+        let mut arrived = Arrived { outstanding: self.outstanding, ..Arrived::default() };
         for (word, bits) in (0u64..).zip(ack.words()) {
             let mut bits = bits;
             while bits != 0 {
                 let age = word * 64 + u64::from(bits.trailing_zeros());
                 bits &= bits - 1;
-                let Some(place) = ack.largest.checked_sub(age).and_then(|n| n.checked_sub(self.first)) else {
-                    break;
+                let Some(number) = ack.largest.checked_sub(age) else { break };
+                let Some(place) = number.checked_sub(self.first) else {
+                    // All of these were settled before; those that were given up were not acknowledged.
+                    if number < self.given_up.start || self.given_up.is_empty() {
+                        break;
+                    }
+                    arrived.is_late |= number < self.given_up.end;
+                    continue;
                 };
                 let Some(sent) = self.settle(place as usize, Fate::Acked(acked)) else { continue };
+                arrived.frames += 1;
+                arrived.bytes += u64::from(sent.bytes);
                 // Only the latest frame is fresh: those before it waited longer at the peer.
-                if !std::mem::replace(&mut sampled, true) {
-                    rtt.on_sample(now.since(sent));
+                if arrived.latest_sent.is_none() {
+                    arrived.latest_sent = Some(sent.at);
+                    arrived.held_ns = (age == 0).then_some(u64::from(ack.held_ns));
                 }
             }
         }
+        // Had they arrived, they would have been acknowledged before any that was sent later.
+        if arrived.is_late || arrived.frames > 0 {
+            self.given_up = 0..0;
+        }
         self.largest_acked = self.largest_acked.max(ack.largest);
         self.forget_settled();
-        let count = outstanding - self.outstanding;
-        window.on_acked(u32::try_from(count).unwrap_or(u32::MAX), outstanding);
-        Ok(())
+        Ok(path.on_acked(now, &arrived))
     }
 
     /// Gives up the frames overtaken too long ago, and all of them when the timeout has passed.
-    /// Whether it had.
-    pub fn on_tick(&mut self, now: Timestamp, rtt: &mut Rtt, window: &mut Window) -> bool {
-        let mut number_lost = None;
-        while let Some(due) = self.overtaken_deadline(rtt)
+    pub fn on_tick(&mut self, now: Timestamp, path: &mut Path) -> Losses {
+        let mut losses = Losses::default();
+        let mut number_lost = 0;
+        while let Some(due) = self.overtaken_deadline(&path.rtt)
             && due <= now
         {
-            number_lost = Some(self.first);
+            number_lost = self.first;
+            losses.frames += 1;
             self.settle(0, Fate::Lost);
             self.forget_settled();
         }
-        if let Some(number) = number_lost {
-            window.on_loss(number, self.next() - 1);
+        if losses.frames > 0 {
+            path.on_loss(losses.frames, number_lost, self.next() - 1);
         }
-        let timed_out = self.deadline(rtt).is_some_and(|due| due <= now);
-        if timed_out {
-            self.lose_all();
-            rtt.on_timeout();
-            window.on_timeout(self.next() - 1);
+        losses.timed_out = self.deadline(&path.rtt).is_some_and(|due| due <= now);
+        if losses.timed_out {
+            let frames = self.outstanding;
+            self.given_up = if frames == self.frames.len() { self.first..self.next() } else { 0..0 };
+            let bytes = self.lose_all();
+            losses.frames += frames as u64;
+            losses.change = path.on_timeout(now, frames, bytes, self.next() - 1);
         }
-        timed_out
+        losses
     }
 
     /// When the oldest frame counts as lost.
@@ -159,11 +189,14 @@ impl Flight {
         self.overtaken_deadline(rtt).or(Some(oldest.at.plus_ns(rtt.rto_ns())))
     }
 
-    pub fn lose_all(&mut self) {
+    /// How many bytes that was.
+    pub fn lose_all(&mut self) -> u64 {
+        let mut bytes = 0;
         for place in 0..self.frames.len() {
-            self.settle(place, Fate::Lost);
+            bytes += self.settle(place, Fate::Lost).map_or(0, |sent| u64::from(sent.bytes));
         }
         self.forget_settled();
+        bytes
     }
 
     /// The peer that should have received all this is no more. Numbers go on: its successor has
@@ -171,6 +204,11 @@ impl Flight {
     pub fn clear(&mut self) {
         self.lose_all();
         self.lost.clear();
+        self.given_up = 0..0;
+    }
+
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
     }
 
     pub fn is_empty(&self) -> bool {
@@ -192,10 +230,11 @@ impl Flight {
         (self.first < self.largest_acked).then(|| oldest.at.plus_ns(rtt.overtaken_ns()))
     }
 
-    /// When it was sent, if the frame at `place` was open until now.
-    fn settle(&mut self, place: usize, fate: Fate) -> Option<Timestamp> {
+    /// The frame at `place`, if it was open until now.
+    fn settle(&mut self, place: usize, fate: Fate) -> Option<Sent> {
         let sent = self.frames.get_mut(place).filter(|sent| sent.open)?;
         sent.open = false;
+        let sent = *sent;
         self.outstanding -= 1;
         let from = (sent.packets_from - self.packets_taken) as usize;
         let packets = self.packets.range(from..from + usize::from(sent.packets)).copied();
@@ -203,7 +242,7 @@ impl Flight {
             Fate::Acked(acked) => acked.extend(packets),
             Fate::Lost => self.lost.extend(packets),
         }
-        Some(sent.at)
+        Some(sent)
     }
 
     /// Invariant 2.
@@ -232,30 +271,29 @@ mod tests {
 
     struct Bench {
         flight: Flight,
-        rtt: Rtt,
-        window: Window,
+        path: Path,
     }
 
     impl Bench {
         fn new() -> Bench {
-            Bench { flight: Flight::new(), rtt: Rtt::new(), window: Window::new() }
+            Bench { flight: Flight::new(), path: Path::new() }
         }
 
         fn send(&mut self, now: Timestamp, packets: &[u16]) -> u64 {
             packets.iter().for_each(|packet| self.flight.push(packet_ref(*packet)));
-            self.flight.on_sent(now)
+            self.flight.on_sent(now, 100)
         }
 
         fn ack(&mut self, now: Timestamp, largest: u64, word: u64) -> Result<Vec<u16>, Ignored> {
             let (mut bytes, mut acked) = (Vec::new(), Vec::new());
-            encode_ack(&mut bytes, largest, &[word]);
+            encode_ack(&mut bytes, largest, 0, &[word]);
             let Ok(Packet::Ack(ack)) = Packet::decode(&mut &bytes[..]) else { panic!("an ack was encoded") };
-            self.flight.on_ack(now, &ack, &mut self.rtt, &mut self.window, &mut acked)?;
+            self.flight.on_ack(now, &ack, &mut self.path, &mut acked)?;
             Ok(acked.iter().map(|packet| packet.packet).collect())
         }
 
         fn tick(&mut self, now: Timestamp) -> (bool, Vec<u16>) {
-            let timed_out = self.flight.on_tick(now, &mut self.rtt, &mut self.window);
+            let timed_out = self.flight.on_tick(now, &mut self.path).timed_out;
             (timed_out, self.flight.lost.drain(..).map(|packet| packet.packet).collect())
         }
     }
@@ -273,7 +311,7 @@ mod tests {
         assert_eq!(bench.ack(Timestamp(MS), 2, 0b01), Ok(vec![20]));
         assert_eq!(bench.ack(Timestamp(MS), 3, 0b111), Ok(vec![30, 31, 10, 11]));
         assert_eq!(bench.ack(Timestamp(MS), 3, 0b111), Ok(vec![]));
-        assert_eq!((bench.flight.outstanding, bench.flight.deadline(&bench.rtt)), (0, None));
+        assert_eq!((bench.flight.outstanding, bench.flight.deadline(&bench.path.rtt)), (0, None));
     }
 
     #[test]
@@ -292,7 +330,7 @@ mod tests {
         bench.send(Timestamp(0), &[1]);
         bench.send(Timestamp(0), &[2]);
         assert_eq!(bench.ack(Timestamp(MS), 2, 0b01), Ok(vec![2]));
-        let due = bench.flight.deadline(&bench.rtt).unwrap();
+        let due = bench.flight.deadline(&bench.path.rtt).unwrap();
         assert!(due < Timestamp(5 * MS));
         assert_eq!(bench.tick(due.prev()), (false, vec![]));
         assert_eq!(bench.tick(due), (false, vec![1]));
@@ -304,7 +342,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.send(Timestamp(0), &[1]);
         bench.send(Timestamp(7), &[2]);
-        assert_eq!(bench.flight.deadline(&bench.rtt), Some(Timestamp(RTO_NS_INITIAL)));
+        assert_eq!(bench.flight.deadline(&bench.path.rtt), Some(Timestamp(RTO_NS_INITIAL)));
         assert_eq!(bench.tick(Timestamp(RTO_NS_INITIAL)), (true, vec![1, 2]));
         assert_eq!(bench.send(Timestamp(RTO_NS_INITIAL), &[1, 2]), 3);
         assert_eq!(bench.ack(Timestamp(RTO_NS_INITIAL + 1), 2, 0b11), Ok(vec![]));

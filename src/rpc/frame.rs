@@ -117,12 +117,16 @@ pub enum Packet<'a> {
     Ack(Ack<'a>),
     /// Asks for an acknowledgement and nothing else.
     Ping,
+    /// The last word of the sender's life.
+    Bye,
 }
 
 /// Frames received: bit `b` of word `w` stands for frame `largest - 64 * w - b`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ack<'a> {
     pub largest: u64,
+    /// How long before this was said frame `largest` had come.
+    pub held_ns: u32,
     words: &'a [u8],
 }
 
@@ -142,6 +146,7 @@ impl<'a> Packet<'a> {
             KIND_CAST => decode_cast(rest).map(Packet::Cast),
             KIND_ACK => decode_ack(rest).map(Packet::Ack),
             KIND_PING => Some(Packet::Ping),
+            KIND_BYE => Some(Packet::Bye),
             _ => None,
         };
         packet.ok_or(Ignored::BadPacket)
@@ -163,10 +168,11 @@ pub fn encode_cast(frame: &mut Vec<u8>, message: &[u8]) {
     frame.extend_from_slice(message);
 }
 
-pub fn encode_ack(frame: &mut Vec<u8>, largest: u64, words: &[u64]) {
+pub fn encode_ack(frame: &mut Vec<u8>, largest: u64, held_ns: u64, words: &[u64]) {
     let count = u8::try_from(words.len()).expect("the history has few words");
     frame.extend_from_slice(&[KIND_ACK, count]);
     frame.extend_from_slice(&largest.to_le_bytes());
+    frame.extend_from_slice(&u32::try_from(held_ns).unwrap_or(u32::MAX).to_le_bytes());
     for word in words {
         frame.extend_from_slice(&word.to_le_bytes());
     }
@@ -174,6 +180,10 @@ pub fn encode_ack(frame: &mut Vec<u8>, largest: u64, words: &[u64]) {
 
 pub fn encode_ping(frame: &mut Vec<u8>) {
     frame.push(KIND_PING);
+}
+
+pub fn encode_bye(frame: &mut Vec<u8>) {
+    frame.push(KIND_BYE);
 }
 
 /// Packets a message of `length` bytes is cut into; even an empty one takes a packet.
@@ -224,8 +234,9 @@ fn decode_cast<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 fn decode_ack<'a>(rest: &mut &'a [u8]) -> Option<Ack<'a>> {
     let [count] = take(rest)?;
     let largest = u64::from_le_bytes(take(rest)?);
+    let held_ns = u32::from_le_bytes(take(rest)?);
     let words = take_slice(rest, usize::from(count) * 8)?;
-    Some(Ack { largest, words })
+    Some(Ack { largest, held_ns, words })
 }
 
 fn decode_fields(key: u8, rest: &mut &[u8]) -> Option<Header> {
@@ -265,13 +276,14 @@ fn take_slice<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 
 const MAGIC: [u8; 2] = *b"MK";
 /// Raised with every change of this file's layout; frames of another version are dropped.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 const KIND_REQUEST: u8 = 1;
 const KIND_RESPONSE: u8 = 2;
 const KIND_CAST: u8 = 3;
 const KIND_ACK: u8 = 4;
 const KIND_PING: u8 = 5;
+const KIND_BYE: u8 = 6;
 
 const KEY_AT: usize = 3;
 const NUMBER_AT: usize = 40;
@@ -280,7 +292,7 @@ pub const HEADER_BYTES: usize = COUNT_AT + 8;
 const LIVES_BYTES: usize = 32;
 pub const PART_HEADER_BYTES: usize = 17;
 pub const CAST_HEADER_BYTES: usize = 3;
-pub const ACK_HEADER_BYTES: usize = 10;
+pub const ACK_HEADER_BYTES: usize = 14;
 /// What a sealed frame ends in; others keep room for it.
 pub const TAG_BYTES: usize = 16;
 /// Words of an acknowledgement that repeats enough to survive the loss of the one before.
@@ -320,8 +332,8 @@ mod tests {
         set_number(&mut frame, 0x0a0b);
         set_seal(&mut frame, 9, 0x0c0d);
         let expected = [
-            b'M', b'K', 2, 9, 8, 7, 6, 5, 4, 3, 2, 1, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0,
-            0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0x0b, 0x0a, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0, 0, 0, 0, 0, 0,
+            b'M', b'K', VERSION, 9, 8, 7, 6, 5, 4, 3, 2, 1, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 0, 0, 0, 0, 0, 0,
+            6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0x0b, 0x0a, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0, 0, 0, 0, 0, 0,
         ];
         assert_eq!(frame, expected);
         assert_eq!(
@@ -336,16 +348,21 @@ mod tests {
         let mut frame = Vec::new();
         encode_request(&mut frame, &part);
         encode_cast(&mut frame, b"beat");
-        encode_ack(&mut frame, 77, &[1, u64::MAX]);
+        encode_ack(&mut frame, 77, 5_000_000_000, &[1, u64::MAX]);
         encode_ping(&mut frame);
+        encode_bye(&mut frame);
         encode_response(&mut frame, &Part { length: 0, packet: 0, payload: &[], ..part });
 
         let mut rest = &frame[..];
         assert_eq!(Packet::decode(&mut rest), Ok(Packet::Request(part)));
         assert_eq!(Packet::decode(&mut rest), Ok(Packet::Cast(b"beat")));
         let Ok(Packet::Ack(ack)) = Packet::decode(&mut rest) else { panic!("an ack was encoded") };
-        assert_eq!((ack.largest, ack.words().collect::<Vec<_>>()), (77, vec![1, u64::MAX]));
+        assert_eq!(
+            (ack.largest, ack.held_ns, ack.words().collect::<Vec<_>>()),
+            (77, u32::MAX, vec![1, u64::MAX])
+        );
         assert_eq!(Packet::decode(&mut rest), Ok(Packet::Ping));
+        assert_eq!(Packet::decode(&mut rest), Ok(Packet::Bye));
         let empty = Part { length: 0, packet: 0, payload: &[], ..part };
         assert_eq!(Packet::decode(&mut rest), Ok(Packet::Response(empty)));
         assert!(rest.is_empty());

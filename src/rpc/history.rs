@@ -12,6 +12,8 @@ use crate::types::Timestamp;
 
 pub struct History {
     largest: u64,
+    /// When that came.
+    largest_at: Timestamp,
     /// A ring: the bit of frame `n` is at `place_of(n)`, for the last `FRAMES_REMEMBERED` up to `largest`.
     received: [u64; WORDS],
     /// Frames recorded since the last acknowledgement, the lowest of them, and when the first came.
@@ -26,6 +28,7 @@ impl History {
     pub fn new() -> History {
         History {
             largest: 0,
+            largest_at: Timestamp(0),
             received: [0; WORDS],
             owed: 0,
             owed_lowest: 0,
@@ -51,6 +54,7 @@ impl History {
         if number > self.largest {
             self.forget_until(number);
             self.largest = number;
+            self.largest_at = now;
         }
         let (word, bit) = place_of(number);
         self.received[word] |= 1 << bit;
@@ -93,6 +97,11 @@ impl History {
             number = number.wrapping_sub(64);
         }
         (self.largest, count)
+    }
+
+    /// How long ago the largest frame came: the acknowledgement says it, so that its way is not taken for longer than it is.
+    pub fn held_ns(&self, now: Timestamp) -> u64 {
+        now.since(self.largest_at)
     }
 
     /// Makes room for the frames beyond `largest` up to `number`.

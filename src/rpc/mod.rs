@@ -8,8 +8,8 @@
 //! Every request handed up must be answered some time: its slot is taken until then.
 //!
 //! Invariants:
-//!   1. A call ends in exactly one `Response` or `Failed`, and fails only if its peer restarted or gave
-//!      no sign of life for `CALL_TIMEOUT_NS`.
+//!   1. A call ends in exactly one `Response` or `Failed`, and fails only if its peer restarted, said goodbye, or gave
+//!      no sign of life for `CALL_TIMEOUT_NS`; or if we say goodbye ourselves.
 //!   2. Of each use of a slot of each incarnation of a caller, one `Request` at most is handed up, and
 //!      only by the incarnation of the answerer that the caller meant.
 //!   3. The memory of a session is bounded, whatever its peer sends.
@@ -24,6 +24,8 @@ mod guard;
 mod history;
 mod keys;
 mod message;
+mod pace;
+mod path;
 mod rtt;
 mod served;
 mod session;
@@ -35,7 +37,7 @@ mod window;
 
 pub use frame::is_for as frame_is_for;
 pub use keys::{BadKeyring, Keyring, SECRET_BYTES};
-pub use stats::{Ignored, RpcStats};
+pub use stats::{Ignored, PeerStats, RpcStats};
 
 use crate::bounds::{CAST_BYTES_MAX, CORES_MAX, FRAME_BYTES, FRAMES_IN_ROW, MESSAGE_BYTES_MAX, SESSIONS_MAX};
 use crate::types::{Endpoint, Timestamp};
@@ -83,6 +85,8 @@ struct Shared {
     buffers: Buffers,
     events: VecDeque<Event>,
     casts_received: usize,
+    /// Goodbye has been said: nothing else leaves any more, and nothing is taken.
+    has_left: bool,
     stats: RpcStats,
     /// `None`: frames go in the open.
     watch: Option<Watch>,
@@ -93,10 +97,40 @@ struct Shared {
 /// Something for the caller. Give `message` back with [`Rpc::recycle`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    Request { id: RequestId, from: Endpoint, message: Vec<u8> },
-    Response { tag: u64, from: Endpoint, message: Vec<u8> },
-    Cast { from: Endpoint, message: Vec<u8> },
-    Failed { tag: u64, peer: Endpoint },
+    Request {
+        id: RequestId,
+        from: Endpoint,
+        message: Vec<u8>,
+    },
+    Response {
+        tag: u64,
+        from: Endpoint,
+        message: Vec<u8>,
+    },
+    Cast {
+        from: Endpoint,
+        message: Vec<u8>,
+    },
+    Failed {
+        tag: u64,
+        peer: Endpoint,
+    },
+    /// Something has ended for this peer. Before the `Failed` of the calls that end with it.
+    Peer {
+        peer: Endpoint,
+        news: News,
+    },
+}
+
+/// What has become of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// It leads another life. Whatever its life before was asked may have been carried out or not.
+    Restarted,
+    /// It has said goodbye, and answers nothing until it leads another life.
+    Left,
+    /// It has been silent for `CALL_TIMEOUT_NS` though there was something to answer.
+    Silent,
 }
 
 /// One request of one incarnation of a peer.
@@ -129,6 +163,7 @@ impl Rpc {
                 buffers: Buffers::default(),
                 events: VecDeque::new(),
                 casts_received: 0,
+                has_left: false,
                 stats: RpcStats::default(),
                 watch: None,
                 acked: Vec::new(),
@@ -156,6 +191,9 @@ impl Rpc {
     /// Queues a request. `tag` comes back with its `Response` or `Failed`.
     pub fn call(&mut self, now: Timestamp, peer: Endpoint, tag: u64, message: &[u8]) -> Result<(), Busy> {
         assert!(message.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", message.len());
+        if self.shared.has_left {
+            return Err(Busy);
+        }
         let index = self.session_with(peer);
         let outcome = self.sessions[usize::from(index)].call(now, tag, message, &mut self.shared);
         match outcome {
@@ -169,6 +207,9 @@ impl Rpc {
     /// Answers a request, once. Dropped when its caller restarted or gave up meanwhile.
     pub fn respond(&mut self, now: Timestamp, to: RequestId, message: &[u8]) {
         assert!(message.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", message.len());
+        if self.shared.has_left {
+            return;
+        }
         let index = self.session_with(to.peer);
         if !self.sessions[usize::from(index)].respond(now, to, message, &mut self.shared) {
             self.shared.stats.responses_dropped += 1;
@@ -179,9 +220,23 @@ impl Rpc {
     /// Sends one datagram that may be lost, repeated or overtaken.
     pub fn cast(&mut self, _now: Timestamp, peer: Endpoint, message: &[u8]) {
         assert!(message.len() <= CAST_BYTES_MAX, "a cast of {} bytes", message.len());
+        if self.shared.has_left {
+            return;
+        }
         let index = self.session_with(peer);
         self.sessions[usize::from(index)].cast(message, &mut self.shared);
         self.schedule(index);
+    }
+
+    /// Says goodbye to all peers, so that nobody waits for what will not come: calls fail, theirs and ours. From now on
+    /// nothing is taken in, and the goodbyes are all that leaves. One that gets lost costs its peer the wait for a sign
+    /// of life.
+    pub fn leave(&mut self) {
+        self.shared.has_left = true;
+        for index in 0..self.sessions.len() {
+            self.sessions[index].leave(&mut self.shared);
+            self.schedule(u16::try_from(index).expect("sessions are few"));
+        }
     }
 
     /// Takes in one frame. What it completes comes out of [`Rpc::poll_event`].
@@ -251,6 +306,7 @@ impl Rpc {
                 return Some(peer);
             }
             self.in_row = 0;
+            self.note_changed(index);
         }
         None
     }
@@ -271,11 +327,19 @@ impl Rpc {
         self.nearest.and_then(|index| self.sessions[usize::from(index)].rtt_ns())
     }
 
+    /// What is known of the way to each peer.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStats> + '_ {
+        self.sessions.iter().map(|session| session.stats())
+    }
+
     pub fn stats(&self) -> &RpcStats {
         &self.shared.stats
     }
 
     fn on_any_frame(&mut self, now: Timestamp, frame: &[u8]) -> Result<(), Ignored> {
+        if self.shared.has_left {
+            return Err(Ignored::Leaving);
+        }
         let (header, packets) = Header::decode(frame)?;
         if header.key != 0 && self.shared.watch.is_none() {
             return Err(Ignored::UnknownKey);
@@ -367,11 +431,15 @@ impl Rpc {
 
     /// After anything that happened to a session.
     fn schedule(&mut self, index: u16) {
+        self.note_changed(index);
+        self.make_ready(index);
+    }
+
+    fn note_changed(&mut self, index: u16) {
         let session = &mut self.sessions[usize::from(index)];
         if !std::mem::replace(&mut session.is_changed, true) {
             self.changed.push(index);
         }
-        self.make_ready(index);
     }
 
     fn make_ready(&mut self, index: u16) {

@@ -20,11 +20,11 @@ use super::frame::{self, Header, Packet, Part};
 use super::guard::Guard;
 use super::history::{AckWords, History};
 use super::message::{Held, Outgoing};
-use super::rtt::Rtt;
+use super::pace::Change;
+use super::path::Path;
 use super::served::Served;
-use super::stats::Ignored;
-use super::window::Window;
-use super::{Busy, Event, RequestId, Shared};
+use super::stats::{Ignored, PeerStats, RpcStats};
+use super::{Busy, Event, News, RequestId, Shared};
 use crate::bounds::{
     CALL_TIMEOUT_NS, CASTS_QUEUED_MAX, CASTS_RECEIVED_MAX, FRAME_BYTES, HELLO_INTERVAL_NS_MIN,
     PING_INTERVAL_NS, REST_NS,
@@ -36,6 +36,8 @@ pub struct Session {
     peer: Endpoint,
     /// 0 before its first frame. Grows with each restart of the peer.
     peer_incarnation: u64,
+    /// That life is over, by its own word. The next one is looked for like a first one.
+    has_left: bool,
     peer_generation: u32,
     /// How often we have given up all calls. Grows.
     generation: u32,
@@ -49,8 +51,7 @@ pub struct Session {
 
     flight: Flight,
     history: History,
-    rtt: Rtt,
-    window: Window,
+    path: Path,
     /// Unused where frames go in the open.
     pub guard: Guard,
 
@@ -64,6 +65,8 @@ pub struct Session {
     /// Send a frame even if it is empty: it tells the peer who we are, or asks who it is.
     owes_hello: bool,
     owes_ping: bool,
+    /// Say goodbye, and nothing else.
+    owes_bye: bool,
     /// The peer has been silent for so long that only a sign of life makes us send again.
     is_dormant: bool,
     is_resting: bool,
@@ -78,6 +81,7 @@ impl Session {
         Session {
             peer,
             peer_incarnation: 0,
+            has_left: false,
             peer_generation: 0,
             generation: 0,
             calls: Calls::default(),
@@ -87,8 +91,7 @@ impl Session {
             held: Held::default(),
             flight: Flight::new(),
             history: History::new(),
-            rtt: Rtt::new(),
-            window: Window::new(),
+            path: Path::new(),
             guard: Guard::default(),
             last_heard: Timestamp(0),
             last_busy: Timestamp(0),
@@ -97,6 +100,7 @@ impl Session {
             hello_wait_ns: HELLO_INTERVAL_NS_MIN,
             owes_hello: false,
             owes_ping: false,
+            owes_bye: false,
             is_dormant: false,
             is_resting: true,
             is_ready: false,
@@ -117,7 +121,7 @@ impl Session {
         if std::mem::take(&mut self.is_dormant) {
             self.waiting_since = now;
         }
-        if self.peer_incarnation == 0 && self.calls.count() == 1 {
+        if !self.knows_peer() && self.calls.count() == 1 {
             self.probe(now, HELLO_INTERVAL_NS_MIN);
         }
         self.start_messages();
@@ -168,21 +172,32 @@ impl Session {
         }
         let mut settled = Ok(());
         let mut rest = packets;
-        while !rest.is_empty() {
+        // Behind a goodbye nothing counts.
+        while !rest.is_empty() && !self.has_left {
             match self.on_packet(now, Packet::decode(&mut rest)?, shared) {
                 Ok(()) => {}
                 Err(ignored) if ignored.is_settled() => settled = Err(ignored),
                 Err(ignored) => return Err(ignored),
             }
         }
-        if header.number != 0 {
+        if header.number != 0 && !self.has_left {
             self.history.record(now, header.number);
         }
         settled
     }
 
+    /// Ends everything, and owes the peer a goodbye if it knows us.
+    pub fn leave(&mut self, shared: &mut Shared) {
+        self.end_all(shared);
+        self.casts.drain(..).for_each(|message| shared.buffers.recycle(message));
+        self.owes_bye = self.knows_peer();
+        (self.owes_hello, self.owes_ping) = (false, false);
+        self.has_left = true;
+    }
+
     pub fn on_tick(&mut self, now: Timestamp, shared: &mut Shared) {
         self.history.on_tick(now);
+        self.path.pace.on_tick(now);
         if self.silence_deadline().is_some_and(|due| due <= now) {
             self.give_up(shared);
         }
@@ -201,18 +216,19 @@ impl Session {
             self.history.deadline(),
             self.silence_deadline(),
             self.probe_deadline(),
-            self.flight.deadline(&self.rtt),
+            self.flight.deadline(&self.path.rtt),
+            self.path.pace.deadline(),
             self.rest_deadline(),
         ];
         timers.into_iter().flatten().min()
     }
 
     pub fn wants_frame(&self) -> bool {
-        let has_packets = self.owes_ping || !self.flight.lost.is_empty() || !self.sending.is_empty();
         self.owes_hello
+            || self.owes_bye
             || self.history.is_overdue()
             || !self.casts.is_empty()
-            || (has_packets && self.may_send_packets())
+            || (self.has_packets() && self.may_send_packets())
     }
 
     /// Fills `frame`; false when there turned out to be nothing to say.
@@ -224,7 +240,8 @@ impl Session {
             from: shared.local,
             to: self.peer,
             from_incarnation: shared.incarnation,
-            to_incarnation: self.peer_incarnation,
+            // What answers to another life would not be taken.
+            to_incarnation: if self.knows_peer() || self.owes_bye { self.peer_incarnation } else { 0 },
             generation: self.generation,
             number: 0,
             key: 0,
@@ -232,15 +249,17 @@ impl Session {
         };
         header.encode(frame);
         // First of all, so that it is not crowded out by what the peer waits for less.
-        if self.history.is_owed() && self.peer_incarnation != 0 {
+        if std::mem::take(&mut self.owes_bye) {
+            frame::encode_bye(frame);
+        }
+        if self.history.is_owed() && self.knows_peer() {
             let mut words: AckWords = [0; _];
             let (largest, count) = self.history.take_ack(&mut words);
-            frame::encode_ack(frame, largest, &words[..count]);
+            frame::encode_ack(frame, largest, self.history.held_ns(now), &words[..count]);
         }
         self.fill_casts(frame, shared);
-        if self.may_send_packets() && self.fill_packets(frame, shared) {
-            let number = self.flight.on_sent(now);
-            frame::set_number(frame, number);
+        if self.may_send_packets() && self.has_packets() {
+            self.fill_paced(now, frame, shared);
         }
         let says = std::mem::take(&mut self.owes_hello) || frame.len() > frame::HEADER_BYTES;
         if says && let Some(watch) = &shared.watch {
@@ -255,13 +274,28 @@ impl Session {
 
     /// Of frames and their acknowledgements; `None` before the first.
     pub fn rtt_ns(&self) -> Option<u64> {
-        self.rtt.smoothed_ns()
+        self.path.rtt.smoothed_ns()
+    }
+
+    pub fn stats(&self) -> PeerStats {
+        PeerStats {
+            peer: self.peer,
+            rtt_ns: self.rtt_ns(),
+            rate: self.path.pace.rate(),
+            window_frames: self.path.window.frames(),
+            outstanding_frames: self.flight.outstanding(),
+        }
     }
 
     /// Invariant 3, as the tests may check it.
     #[cfg(test)]
     pub fn held_bytes(&self) -> (usize, usize) {
         (self.held.in_transit_bytes, self.held.partial_bytes)
+    }
+
+    #[cfg(test)]
+    pub fn set_controlled(&mut self, is_controlled: bool) {
+        self.path.pace.is_off = !is_controlled;
     }
 
     /// Why a frame need not be looked at, whoever made it.
@@ -273,6 +307,9 @@ impl Session {
             return Some(Ignored::OldIncarnation);
         }
         let same_life = header.from_incarnation == self.peer_incarnation;
+        if same_life && self.has_left {
+            return Some(Ignored::OldIncarnation);
+        }
         (same_life && header.generation < self.peer_generation).then_some(Ignored::OldGeneration)
     }
 
@@ -281,6 +318,7 @@ impl Session {
         if header.from_incarnation > self.peer_incarnation {
             if self.peer_incarnation != 0 {
                 shared.stats.peer_restarts += 1;
+                shared.events.push_back(Event::Peer { peer: self.peer, news: News::Restarted });
                 // The life that ended may have carried them out.
                 let on_failed = fail_into(self.peer, &mut shared.events, &mut shared.stats.calls_failed);
                 self.calls.fail(true, &mut self.held, &mut shared.buffers, on_failed);
@@ -291,6 +329,7 @@ impl Session {
                 self.history = History::new();
             }
             self.peer_incarnation = header.from_incarnation;
+            self.has_left = false;
             self.peer_generation = header.generation;
             self.hello_wait_ns = HELLO_INTERVAL_NS_MIN;
             self.start_messages();
@@ -325,7 +364,30 @@ impl Session {
             Packet::Cast(message) => self.on_cast(message, shared),
             Packet::Ack(ack) => self.on_ack(now, &ack, shared),
             Packet::Ping => Ok(()),
+            Packet::Bye => self.on_bye(shared),
         }
+    }
+
+    /// Nothing that was meant for this life of the peer will be answered, and nothing more comes of it.
+    fn on_bye(&mut self, shared: &mut Shared) -> Result<(), Ignored> {
+        if !std::mem::replace(&mut self.has_left, true) {
+            shared.stats.peers_left += 1;
+            shared.events.push_back(Event::Peer { peer: self.peer, news: News::Left });
+            self.end_all(shared);
+        }
+        Ok(())
+    }
+
+    /// Fails our calls, and forgets the peer's: nobody waits for them.
+    fn end_all(&mut self, shared: &mut Shared) {
+        let on_failed = fail_into(self.peer, &mut shared.events, &mut shared.stats.calls_failed);
+        self.calls.fail(false, &mut self.held, &mut shared.buffers, on_failed);
+        self.served.abandon(&mut self.held, &mut shared.buffers);
+        self.flight.clear();
+        self.sending.clear();
+        self.history = History::new();
+        self.hello_wait_ns = HELLO_INTERVAL_NS_MIN;
+        self.owes_ping = false;
     }
 
     fn on_request(&mut self, part: &Part, shared: &mut Shared) -> Result<(), Ignored> {
@@ -359,7 +421,8 @@ impl Session {
 
     fn on_ack(&mut self, now: Timestamp, ack: &frame::Ack, shared: &mut Shared) -> Result<(), Ignored> {
         shared.acked.clear();
-        self.flight.on_ack(now, ack, &mut self.rtt, &mut self.window, &mut shared.acked)?;
+        let change = self.flight.on_ack(now, ack, &mut self.path, &mut shared.acked)?;
+        count_change(change, &mut shared.stats);
         for PacketRef { message, .. } in &shared.acked {
             // A packet of a message that has ended since is acknowledged in vain.
             let Some(outgoing) = outgoing(&mut self.calls, &mut self.served, *message) else { continue };
@@ -379,13 +442,16 @@ impl Session {
     }
 
     fn on_flight_tick(&mut self, now: Timestamp, shared: &mut Shared) {
-        if self.flight.on_tick(now, &mut self.rtt, &mut self.window) {
-            shared.stats.timeouts += 1;
-        }
+        let losses = self.flight.on_tick(now, &mut self.path);
+        shared.stats.frames_lost += losses.frames;
+        shared.stats.timeouts += u64::from(losses.timed_out);
+        count_change(losses.change, &mut shared.stats);
     }
 
     /// The peer is dead, or as good as. Its own calls are its own affair: our responses wait for it.
     fn give_up(&mut self, shared: &mut Shared) {
+        shared.stats.peers_silent += 1;
+        shared.events.push_back(Event::Peer { peer: self.peer, news: News::Silent });
         if self.calls.count() > 0 {
             let on_failed = fail_into(self.peer, &mut shared.events, &mut shared.stats.calls_failed);
             self.calls.fail(false, &mut self.held, &mut shared.buffers, on_failed);
@@ -398,7 +464,7 @@ impl Session {
 
     fn probe(&mut self, now: Timestamp, hello_wait_ns: u64) {
         self.last_probe = now;
-        if self.peer_incarnation == 0 {
+        if !self.knows_peer() {
             self.hello_wait_ns = hello_wait_ns;
             self.owes_hello = true;
         } else {
@@ -412,7 +478,7 @@ impl Session {
     }
 
     fn probe_deadline(&self) -> Option<Timestamp> {
-        let wait_ns = if self.peer_incarnation == 0 { self.hello_wait_ns } else { PING_INTERVAL_NS };
+        let wait_ns = if self.knows_peer() { PING_INTERVAL_NS } else { self.hello_wait_ns };
         let waits = self.calls.count() > 0 && !self.is_dormant;
         waits.then(|| self.last_heard.max(self.last_probe).max(self.waiting_since).plus_ns(wait_ns))
     }
@@ -450,7 +516,19 @@ impl Session {
     }
 
     fn may_send_packets(&self) -> bool {
-        self.peer_incarnation != 0 && !self.is_dormant && self.flight.has_room(&self.window)
+        self.knows_peer()
+            && !self.is_dormant
+            && !self.path.pace.is_held()
+            && self.flight.has_room(&self.path.window)
+    }
+
+    /// Its life goes on, as far as we know.
+    fn knows_peer(&self) -> bool {
+        self.peer_incarnation != 0 && !self.has_left
+    }
+
+    fn has_packets(&self) -> bool {
+        self.owes_ping || !self.flight.lost.is_empty() || !self.sending.is_empty()
     }
 
     /// Responses first: they end something, calls begin something.
@@ -471,6 +549,18 @@ impl Session {
             if let Some(message) = self.casts.pop_front() {
                 shared.buffers.recycle(message);
             }
+        }
+    }
+
+    /// Packets, unless they are to wait for their turn.
+    fn fill_paced(&mut self, now: Timestamp, frame: &mut Vec<u8>, shared: &mut Shared) {
+        if !self.path.pace.may_send(now) {
+            self.path.pace.hold();
+            shared.stats.bursts_paced += 1;
+        } else if self.fill_packets(frame, shared) {
+            let number = self.flight.on_sent(now, frame.len());
+            frame::set_number(frame, number);
+            self.path.pace.on_sent(now, frame.len() as u64);
         }
     }
 
@@ -530,6 +620,14 @@ fn fill_part(frame: &mut Vec<u8>, message: MessageRef, outgoing: &Outgoing, pack
         Way::Response => frame::encode_response(frame, &part),
     }
     true
+}
+
+fn count_change(change: Option<Change>, stats: &mut RpcStats) {
+    match change {
+        Some(Change::Slowed) => stats.slowed += 1,
+        Some(Change::Freed) => stats.freed += 1,
+        None => {}
+    }
 }
 
 fn fail_into<'a>(

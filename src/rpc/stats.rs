@@ -3,7 +3,7 @@
 //! Counters only grow. Nothing here decides anything.
 #![forbid(unsafe_code)]
 
-use crate::types::NodeId;
+use crate::types::{Endpoint, NodeId};
 
 /// Why a frame or packet changed nothing. Not an error: networks repeat, reorder and mix up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,8 @@ pub enum Ignored {
     OldIncarnation,
     /// For a life of ours that has ended, so it may have been carried out then. Its casts are taken.
     OtherIncarnation,
+    /// We have said goodbye to everybody.
+    Leaving,
     /// Of calls the peer has given up.
     OldGeneration,
     /// A frame received before.
@@ -59,6 +61,19 @@ impl Ignored {
     }
 }
 
+/// The way to one peer, as its session sees it now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerStats {
+    pub peer: Endpoint,
+    /// The smoothed round trip; `None` before the first sample.
+    pub rtt_ns: Option<u64>,
+    /// Bytes a second; `None` while the session sends as fast as it can.
+    pub rate: Option<u64>,
+    /// Frames that may be unacknowledged, and that are.
+    pub window_frames: usize,
+    pub outstanding_frames: usize,
+}
+
 #[derive(Clone, Default, Debug)]
 pub struct RpcStats {
     pub frames_received: u64,
@@ -74,9 +89,19 @@ pub struct RpcStats {
     pub casts_dropped: u64,
     pub packets_resent: u64,
     pub timeouts: u64,
+    /// Frames given up, because later ones arrived or because of a timeout.
+    pub frames_lost: u64,
+    /// Bursts that waited because their session had been slowed.
+    pub bursts_paced: u64,
+    /// Sessions slowed by congestion, and those that sent as fast as they could again.
+    pub slowed: u64,
+    pub freed: u64,
     /// Sessions looked at because of a timer, whether or not it had come true.
     pub timers: u64,
     pub peer_restarts: u64,
+    /// Peers that have said goodbye, and those that gave no sign of life for too long.
+    pub peers_left: u64,
+    pub peers_silent: u64,
     ignored: [u64; IGNORED_COUNT],
     /// Frames that did not open, by the node they said to be from.
     refused: Vec<u64>,

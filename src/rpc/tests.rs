@@ -4,7 +4,10 @@
 //! call ended, and checks invariants 1 and 2 of [`super`] at each of these moments.
 #![forbid(unsafe_code)]
 
+mod congestion;
+mod goodbye;
 mod hostile;
+mod matrix;
 mod sealed;
 mod slots;
 
@@ -33,6 +36,8 @@ struct World {
     /// Requests under way, by number: a `RequestId` has no order, so the wire cannot carry it.
     under_way: Vec<(RequestId, Vec<u8>)>,
     casts: u64,
+    /// What each was told of the other.
+    news: Vec<(usize, News)>,
     /// Frames are sealed, in every other world.
     keys: Option<Keyring>,
 }
@@ -115,6 +120,7 @@ impl World {
             executed: BTreeSet::new(),
             under_way: Vec::new(),
             casts: 0,
+            news: Vec::new(),
         }
     }
 
@@ -235,6 +241,10 @@ impl World {
                     assert!(self.open.remove(&(at, tag)).is_some(), "a call ends once");
                     self.ended.insert((at, tag), End::Failed);
                 }
+                Event::Peer { peer, news } => {
+                    assert_eq!(peer, endpoint(1 - at));
+                    self.news.push((at, news));
+                }
                 Event::Cast { message, .. } => {
                     assert!(message == b"beat");
                     self.casts += 1;
@@ -335,11 +345,12 @@ fn every_call_ends_though_links_are_cut_and_peers_restart() {
                 let length = length_under(seed, &mut prng);
                 world.call(prng.usize(..PEERS), round * 1_000 + tag, length).unwrap();
             }
-            match prng.u32(..6) {
+            match prng.u32(..7) {
                 0 => world.link.cut = vec![(0, 1)],
                 1 => world.link.cut = vec![(1, 0)],
                 2 => world.link.cut = vec![(0, 1), (1, 0)],
                 3 => world.restart(prng.usize(..PEERS)),
+                4 => world.depart(prng.usize(..PEERS)),
                 _ => world.link.cut.clear(),
             }
             let until = world.now.plus_ns(prng.u64(..6 * SECOND));

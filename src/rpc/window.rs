@@ -1,4 +1,4 @@
-//! How many frames a session may have unacknowledged: the place of congestion control.
+//! How many frames a session may have unacknowledged. How fast they leave is the affair of `pace`.
 //!
 //! Slow start to a threshold, then a few frames more per round trip; a quarter less after a loss and half
 //! after a timeout, at most once per window. The bounds keep kernel socket buffers from overflowing at one end and a

@@ -163,7 +163,7 @@ fn turn(nic: &mut impl Nic, rpc: &mut Rpc, now: Timestamp, done: &mut Vec<(u64, 
                 rpc.recycle(message);
             }
             Event::Response { tag, message, .. } => done.push((tag, message)),
-            Event::Cast { .. } | Event::Failed { .. } => panic!("{event:?}"),
+            Event::Cast { .. } | Event::Failed { .. } | Event::Peer { .. } => panic!("{event:?}"),
         }
     }
     let mut frame = Vec::new();

@@ -113,7 +113,7 @@ proptest! {
                     }
                     Event::Response { tag, message, .. } => prop_assert_eq!(message, message_of(0, tag, 50)),
                     Event::Cast { message, .. } => prop_assert_eq!(message, b"beat"),
-                    Event::Failed { .. } => {}
+                    Event::Failed { .. } | Event::Peer { .. } => {}
                 }
             }
         }

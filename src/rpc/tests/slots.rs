@@ -51,6 +51,7 @@ impl Bench {
     fn request_event(&mut self) -> Option<RequestId> {
         match self.rpc.poll_event()? {
             Event::Request { id, .. } => Some(id),
+            Event::Peer { .. } => self.request_event(),
             other => panic!("{other:?}"),
         }
     }
