@@ -196,7 +196,7 @@ const _: () = assert!(PARTITIONS_MAX <= ROUTING_SLOTS as usize);
 /// Sessions of one core: one with every core of 320 nodes. That is more than a cluster may have; the transport is
 /// held to it by its tests.
 pub const SESSIONS_MAX: usize = 20_480;
-/// What a session at rest takes, in the open and sealed, beside 16 bytes for each request slot that was ever used.
+/// What a session at rest takes, in the open and sealed, beside 8 bytes for each request slot that its peer ever used.
 /// So 20,000 of them take less than 20 or 60 MB.
 pub const SESSION_BYTES_AT_REST: usize = KIB;
 pub const SESSION_BYTES_AT_REST_SEALED: usize = 3 * KIB;

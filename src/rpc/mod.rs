@@ -14,6 +14,7 @@
 //!      only by the incarnation of the answerer that the caller meant.
 //!   3. The memory of a session is bounded, whatever its peer sends.
 //!   4. With keys, a frame that does not open makes no session and changes none.
+//!   5. A tick looks at the sessions that are due and at one more, however many there are.
 #![forbid(unsafe_code)]
 
 mod buffers;

@@ -10,8 +10,8 @@
 //!   3. `in_transit_bytes` is the sum of the messages started and not closed, `partial_bytes` that of
 //!      the bytes of messages received in part. Messages half received here are in transit there.
 //!   4. While calls wait for a peer, some timer is set.
-//!   5. A session at rest holds no more than `SESSION_BYTES_AT_REST` and 16 bytes for each slot the peer has used, and
-//!      sets no timer. It rests when it has had nothing to do for `REST_NS`.
+//!   5. A session at rest holds no more than `SESSION_BYTES_AT_REST` (sealed: `SESSION_BYTES_AT_REST_SEALED`) and 8 bytes
+//!      for each slot the peer has used, and sets no timer. It rests when it has had nothing to do for `REST_NS`.
 #![forbid(unsafe_code)]
 
 use super::calls::Calls;

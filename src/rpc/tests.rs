@@ -546,3 +546,38 @@ fn a_core_may_call_itself() {
     }
     assert_eq!(answered, 50);
 }
+
+/// A core that shares its CPU pauses for a part of this: of a peer that has moved away it would pause for too long.
+#[test]
+fn the_nearest_peer_is_known_though_the_ways_change() {
+    let mut rpcs: Vec<Rpc> = (0..3).map(|peer| Rpc::new(endpoint(peer), CLUSTER, 1, 3)).collect();
+    let mut now = Timestamp(SECOND);
+    let mut ask = |rpcs: &mut [Rpc], peer: usize, rtt_ns: u64| {
+        for tag in 0..64 {
+            let _ = rpcs[0].call(now, endpoint(peer), tag, b"question");
+            for (from, to) in [(0, peer), (peer, 0)] {
+                let mut frame = Vec::new();
+                rpcs[from].on_tick(now);
+                while rpcs[from].poll_tx(now, &mut frame).is_some() {
+                    let _ = rpcs[to].on_frame(now.plus_ns(if to == 0 { rtt_ns } else { 0 }), &frame);
+                }
+                while let Some(event) = rpcs[to].poll_event() {
+                    if let Event::Request { id, .. } = event {
+                        rpcs[to].respond(now, id, b"answer");
+                    }
+                }
+            }
+            now = now.plus_ns(rtt_ns + MS);
+        }
+    };
+    assert_eq!(rpcs[0].rtt_ns_min(), None);
+    ask(&mut rpcs, 1, 40 * MS);
+    ask(&mut rpcs, 2, 8 * MS);
+    let near =
+        |rpcs: &[Rpc], rtt_ns: u64| rpcs[0].rtt_ns_min().is_some_and(|least| least.abs_diff(rtt_ns) < MS);
+    assert!(near(&rpcs, 8 * MS), "{:?}", rpcs[0].rtt_ns_min());
+    ask(&mut rpcs, 2, 90 * MS);
+    assert!(near(&rpcs, 40 * MS), "{:?}", rpcs[0].rtt_ns_min());
+    ask(&mut rpcs, 1, 3 * MS);
+    assert!(near(&rpcs, 3 * MS), "{:?}", rpcs[0].rtt_ns_min());
+}
