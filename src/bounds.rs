@@ -177,6 +177,8 @@ pub const CPUS_MAX: usize = 1_024;
 pub const ROUTING_INT_BYTES_MAX: usize = 8;
 /// Largest cluster file that is read: ten times that of the largest cluster.
 pub const CLUSTER_FILE_BYTES_MAX: usize = MIB;
+/// Largest file of keys that is read: two lines, and room for a long comment.
+pub const KEY_FILE_BYTES_MAX: usize = 64 * KIB;
 
 const _: () = assert!(PAUSE_NS_MIN < PAUSE_NS_MAX && PAUSE_NS_MAX < HEARTBEAT_INTERVAL_NS_MIN);
 const _: () = assert!(2 * HEARTBEAT_INTERVAL_NS < ELECTION_TIMEOUT_NS);

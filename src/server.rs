@@ -23,7 +23,7 @@ mod tests;
 
 pub use control::Control;
 pub use error::{StartError, StopError};
-pub use keys::make_keys;
+pub use keys::{check_keys, make_keys};
 
 use crate::bounds::MS;
 use crate::config::Config;

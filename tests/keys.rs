@@ -3,7 +3,7 @@
 
 mod nodes;
 
-use nodes::{Nodes, Process};
+use nodes::{NODES, Nodes, Process};
 use std::fs;
 
 /// Passes over what it says until a line begins so.
@@ -28,10 +28,31 @@ fn a_node_with_another_key_is_named_and_let_in_when_it_has_the_right_one() {
     let right = nodes.serve(0);
     wait_for(&right, "note: waiting to hear of n1, n2 (what comes in its name does not open");
     wait_for(&other, "note: waiting to hear of n0 (what comes in its name does not open");
+    // Each counts the other, and nobody else.
+    let refused = |node: usize| nodes.status(node)["refused_frames"].as_object().unwrap().clone();
+    for (node, peer) in [(0, "n2"), (2, "n0")] {
+        let refused = refused(node);
+        assert!(refused.len() == 1 && refused[peer].as_u64() > Some(0), "n{node}: {refused:?}");
+    }
     drop((other, right));
     nodes.add_all(&[]);
     nodes.wait_for_all_work();
+    assert!((0..NODES).all(|node| nodes.status(node)["refused_frames"] == serde_json::json!({})));
     nodes.verify();
+}
+
+/// Frames of a node in the open must not pass for those of one that has the key, nor be dropped without a word.
+#[test]
+fn a_node_in_the_open_and_one_with_a_key_name_each_other() {
+    let nodes = Nodes::described("");
+    let sealed = nodes.serve(0);
+    wait_for(&sealed, "note: waiting to hear of n1, n2");
+    nodes.unseal();
+    let open = nodes.serve(1);
+    wait_for(&open, "note: waiting to hear of n0 (what comes in its name does not open");
+    wait_for(&sealed, "note: waiting to hear of n1 (what comes in its name does not open");
+    assert!(nodes.status(0)["refused_frames"]["n1"].as_u64() > Some(0));
+    assert!(nodes.status(1)["refused_frames"]["n0"].as_u64() > Some(0));
 }
 
 /// Without it the node would be open to everybody.

@@ -3,16 +3,22 @@
 
 use std::process::ExitCode;
 
-use crate::cli::running::say;
+use crate::cli::running::{say, warn};
 use crate::cli::{CheckArgs, MISUSED, complain, load};
 use crate::config::describe;
+use crate::server::check_keys;
 
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
-    match load(&args.config) {
-        Ok(config) => {
+    let config = match load(&args.config) {
+        Ok(config) => config,
+        Err(mistakes) => return complain(&mistakes, MISUSED),
+    };
+    match check_keys(&config) {
+        Ok(warnings) => {
             say(describe(&config).trim_end());
+            warn(&warnings);
             ExitCode::SUCCESS
         }
-        Err(mistakes) => complain(&mistakes, MISUSED),
+        Err(error) => complain(&error, MISUSED),
     }
 }

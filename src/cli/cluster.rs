@@ -75,6 +75,7 @@ impl ClusterFlags {
             log_bytes: self.log_bytes,
             poll: Poll::Adaptive,
             data: self.data.clone().unwrap_or(data),
+            key_file: None,
             tables,
             listen: self.listen,
             resp: None,

@@ -10,7 +10,7 @@ use crate::cli::{FAILED, MISUSED, complain};
 use crate::config::{Config, Node};
 use crate::http::Listeners;
 use crate::partition::Idle;
-use crate::server::{Cluster, News, Watch};
+use crate::server::{Cluster, News, Watch, check_keys};
 use crate::types::NodeId;
 
 /// Which nodes are run, and so when they are ready.
@@ -28,6 +28,10 @@ pub(super) enum How {
 pub(super) fn run_nodes(config: Config, ids: &[NodeId], how: How) -> ExitCode {
     // The first line of a node: what all the others are to be read by.
     eprintln!("{config:?}");
+    match check_keys(&config) {
+        Ok(warnings) => warn(&warnings),
+        Err(error) => return complain(&error, MISUSED),
+    }
     // Before anything starts: whoever cannot listen has changed nothing.
     let listeners = match Listeners::bind(&config, ids) {
         Ok(listeners) => listeners,
@@ -96,6 +100,11 @@ fn addresses(config: &Config, ids: &[NodeId], listeners: &Listeners) -> String {
 pub(super) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// What works, and is not as it should be.
+pub(super) fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //!
 //! Reports every contradiction, not the first. A value that `file` already refused is `None` here and
 //! stays out of the rules, so that one slip is not reported again and again. The rules about time are in
-//! [`timing`], those about what nodes of one machine share in [`machines`], those about DPDK's in [`subnets`].
+//! [`timing`], those about what nodes of one machine share in [`machines`], those about DPDK's in [`subnets`],
+//! and whether frames may go in the open is said in [`sealing`].
 //!
 //! Invariant: a `Config` is made only when the list of mistakes is empty.
 #![forbid(unsafe_code)]
 
 mod machines;
+mod sealing;
 mod subnets;
 mod timing;
 
@@ -27,6 +29,7 @@ use crate::bounds::{
 };
 use crate::types::{NodeId, PartitionId};
 use machines::{check_addresses, check_cpus, check_paths, check_ports, count_cores};
+use sealing::check_sealing;
 use subnets::check_subnets;
 use timing::Timing;
 
@@ -48,6 +51,7 @@ pub(super) fn resolve(
     check_subnets(&file, &mut report);
     check_ports(&file, &cores, &mut report);
     check_cpus(&file, &mut report);
+    check_sealing(&file, &mut report);
     check_paths(&file, is_directory, &mut report);
     check_links(&file, &mut report);
     let timing = Timing::check(&file, &mut report);

@@ -37,8 +37,11 @@ fn write(config: &Config, out: &mut String) -> fmt::Result {
         format_size_bytes(config.log_bytes)
     )?;
     match &config.key_file {
-        Some(key_file) => writeln!(out, "  key file {}", key_file.display())?,
-        None => writeln!(out, "  no key file: frames are not authenticated")?,
+        Some(key_file) => writeln!(out, "  frames are sealed with the key in {}", key_file.display())?,
+        None if config.is_exposed() => {
+            writeln!(out, "  frames go in the open: whoever reaches a node can pose as one")?;
+        }
+        None => writeln!(out, "  frames go in the open, between processes of one machine")?,
     }
     let tables = config.tables.iter().map(|table| format!("{} ({})", table.name, table.routing));
     writeln!(out, "  tables: {}", tables.collect::<Vec<_>>().join(", "))?;

@@ -49,6 +49,7 @@ pub(super) struct ClusterSection {
     pub name: Option<At<String>>,
     pub durability: Option<At<Durability>>,
     pub key_file: Option<At<PathBuf>>,
+    pub plaintext: Option<At<bool>>,
     pub election_timeout_ns: Option<At<u64>>,
     pub heartbeat_interval_ns: Option<At<u64>>,
     pub exchange_interval_ns: Option<At<u64>>,
@@ -132,6 +133,7 @@ fn read_cluster(mut section: Section<'_, '_>) -> ClusterSection {
         name: section.text("name"),
         durability: section.parsed("durability", str::parse),
         key_file: section.path("key_file"),
+        plaintext: section.flag("plaintext"),
         election_timeout_ns: section.parsed("election_timeout", parse_duration_ns),
         heartbeat_interval_ns: section.parsed("heartbeat_interval", parse_duration_ns),
         exchange_interval_ns: section.parsed("exchange_interval", parse_duration_ns),
@@ -312,6 +314,14 @@ impl<'r, 'a> Section<'r, 'a> {
         match unsigned(value.get_ref()) {
             Some(value) => Some(At { value, line }),
             None => self.refuse_type(key, value, "a whole number, 0 or more"),
+        }
+    }
+
+    fn flag(&mut self, key: &str) -> Option<At<bool>> {
+        let (value, line) = self.value(key)?;
+        match value.get_ref().as_bool() {
+            Some(value) => Some(At { value, line }),
+            None => self.refuse_type(key, value, "true or false"),
         }
     }
 

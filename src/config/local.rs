@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::check::resolve;
 use super::file::{At, ClusterSection, File, LinkSection, NodeSection, ShardSection, TableSection};
 use super::mistake::{Mistake, Mistakes, Place};
-use super::{Config, CoreLayout, Durability, Poll, Table, format_duration_ns};
+use super::{Config, CoreLayout, Durability, Poll, Table, format_duration_ns, is_loopback};
 use crate::bounds::{
     CORES_MAX, ELECTION_HEARTBEATS, ELECTION_TIMEOUT_NS, HEARTBEAT_INTERVAL_NS, LINK_DELAY_NS_MAX,
     PARTITIONS_MAX, REPLICAS_MAX, SHARDS_MAX,
@@ -33,6 +33,8 @@ pub struct LocalCluster {
     pub poll: Poll,
     /// Each node's directory is made in here.
     pub data: PathBuf,
+    /// None means frames in the open, and then only between loopback addresses.
+    pub key_file: Option<PathBuf>,
     /// None means the one table of the Redis protocol.
     pub tables: Vec<Table>,
     /// Of node 0; the others follow, each after the cores of the one before.
@@ -57,6 +59,7 @@ impl Default for LocalCluster {
             log_bytes: None,
             poll: Poll::Adaptive,
             data: PathBuf::from("data"),
+            key_file: None,
             tables: Vec::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             resp: None,
@@ -111,6 +114,10 @@ impl LocalCluster {
             let why = format!("its nodes take {ports} ports from there on, which end at 65535");
             report("--listen", self.listen.to_string(), why, "choose a port from 1024 up that leaves room");
         }
+        if self.key_file.is_none() && !is_loopback(self.listen) {
+            let why = "frames of this cluster go in the open, and others may reach that address".to_string();
+            report("--listen", self.listen.to_string(), why, "choose a loopback address");
+        }
         for (flag, address) in [("--resp", self.resp), ("--http", self.http)] {
             let last = address.map_or(0, |address| {
                 usize::from(address.port()).saturating_add(self.replicas.saturating_sub(1))
@@ -120,9 +127,11 @@ impl LocalCluster {
                 report(flag, address.to_string(), why, "choose a lower port");
             }
         }
+        let why = || "a cluster file is UTF-8, and so are the paths it names".to_string();
         if self.data.to_str().is_none() {
-            let why = "a cluster file is UTF-8, and so are the paths it names".to_string();
-            report("--data", self.data.display().to_string(), why, "choose a directory of such a name");
+            report("--data", self.data.display().to_string(), why(), "choose a directory of such a name");
+        } else if let Some(key_file) = self.key_file.as_ref().filter(|path| path.to_str().is_none()) {
+            report("the key file", key_file.display().to_string(), why(), "choose a file of such a name");
         }
         mistakes
     }
@@ -141,6 +150,7 @@ impl LocalCluster {
         let cluster = ClusterSection {
             name: at("local".to_string()),
             durability: at(self.durability),
+            key_file: self.key_file.clone().and_then(at),
             election_timeout_ns: at(election_timeout_ns),
             heartbeat_interval_ns: at(heartbeat_interval_ns),
             log_bytes: self.log_bytes.and_then(at),
@@ -264,6 +274,16 @@ mod tests {
                 assert_eq!(Config::local(&flags).map(|_| ()), Ok(()));
             }
         }
+    }
+
+    #[test]
+    fn a_local_cluster_listens_beyond_its_machine_only_with_a_key() {
+        let listen = SocketAddr::from(([10, 0, 0, 1], 7400));
+        let open = LocalCluster { listen, ..LocalCluster::default() };
+        let mistakes = Config::local(&open).unwrap_err().to_string();
+        assert!(mistakes.starts_with("error: --listen 10.0.0.1:7400 (command line): frames "), "{mistakes}");
+        let sealed = LocalCluster { key_file: Some(PathBuf::from("cluster.key")), ..open };
+        assert_eq!(Config::local(&sealed).map(|config| config.is_exposed()), Ok(false));
     }
 
     #[test]

@@ -23,7 +23,8 @@ mod units;
 mod values;
 mod write;
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -34,9 +35,9 @@ pub use routing::{Route, Routing};
 pub use units::{format_duration_ns, format_size_bytes, parse_duration_ns, parse_size_bytes};
 pub use values::{CoreLayout, Durability, NicKind, Poll, Subnet};
 
+use crate::bounds::CLUSTER_FILE_BYTES_MAX;
 use crate::types::{Endpoint, NodeId, PartitionId, TableId};
 use check::resolve;
-use file::File;
 use placement::Placement;
 
 /// A whole cluster, as every node of it sees it. Ids are positions in the lists. Not to be changed once
@@ -46,7 +47,8 @@ pub struct Config {
     /// Frames of a cluster of another name are dropped.
     pub name: String,
     pub durability: Durability,
-    /// Holds the key that authenticates frames. Relative paths count from the working directory.
+    /// Holds the key that frames are sealed with. Relative paths count from the working directory. `None`: frames go in
+    /// the open, because the file says so, or because no node listens beyond its machine.
     pub key_file: Option<PathBuf>,
     pub election_timeout_ns: u64,
     pub heartbeat_interval_ns: u64,
@@ -119,7 +121,11 @@ impl Config {
     /// Reads and checks a cluster file. `cpus` of this machine bound the cores of nodes that leave them out.
     pub fn load(path: &Path, cpus: usize) -> Result<Config, Mistakes> {
         let origin = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| {
+        let mut text = String::new();
+        // No more than shows that it is too long: whatever the path leads to may have no end.
+        let most = CLUSTER_FILE_BYTES_MAX as u64 + 1;
+        let read = File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));
+        read.map_err(|error| {
             let place = Place { origin: origin.clone(), line: None };
             let remedy = "name a cluster file that exists and may be read".to_string();
             let what = "the cluster file cannot be read".to_string();
@@ -140,7 +146,7 @@ impl Config {
         is_directory: fn(&Path) -> bool,
     ) -> Result<Config, Mistakes> {
         let mut mistakes = Vec::new();
-        let file = File::read(text, origin, &mut mistakes);
+        let file = file::File::read(text, origin, &mut mistakes);
         match file.and_then(|file| resolve(file, origin, cpus, is_directory, &mut mistakes)) {
             Some(config) if mistakes.is_empty() => Ok(config),
             _ => Err(Mistakes::in_reading_order(mistakes)),
@@ -150,6 +156,11 @@ impl Config {
     pub fn node(&self, name: &str) -> Option<NodeId> {
         let found = (0..).zip(&self.nodes).find(|(_, node)| node.name == name);
         found.map(|(number, _)| NodeId(number))
+    }
+
+    /// Whether frames go in the open, and some of them beyond a machine.
+    pub fn is_exposed(&self) -> bool {
+        self.key_file.is_none() && self.nodes.iter().any(|node| !is_loopback(node.listen))
     }
 
     pub fn cores(&self, node: NodeId) -> usize {
@@ -189,4 +200,9 @@ impl Config {
         let routing = self.tables[usize::from(table.0)].routing;
         routing.route_range(from, to, self.partition_count() as u16)
     }
+}
+
+/// Only processes of this machine reach such an address, or send from one.
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }

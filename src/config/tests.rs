@@ -76,6 +76,47 @@ fn only_load_looks_at_the_disk() {
     assert!(mistakes.contains("cluster.key_file") && mistakes.lines().count() == 1, "{mistakes}");
 }
 
+/// The answer for a good file with these lines in [cluster] instead of its key file.
+fn sealed_with(lines: &str, listen: &str) -> Result<Config, String> {
+    let text = good().replace("key_file = \"cluster.key\"", lines);
+    let text = ["10.0.0.1:", "10.0.0.3:"].iter().fold(text, |text, far| text.replace(far, listen));
+    let text = text.replace(
+        "nic = \"dpdk:net_af_xdp0,iface=eth1\"\nsubnet = \"10.0.0.0/24\"\ngateway = \"10.0.0.254\"\n",
+        "",
+    );
+    Config::parse(&text, "f", CPUS).map_err(|mistakes| mistakes.to_string())
+}
+
+/// Whoever forgets the key must not end up with a cluster that anybody can write to.
+#[test]
+fn frames_go_in_the_open_beyond_a_machine_only_when_the_file_says_so() {
+    let key = "key_file = \"cluster.key\"";
+    let (near, far) = ("127.0.0.1:", "10.0.0.1:");
+    let mut outcomes = Vec::new();
+    for written in [true, false] {
+        for lines in ["", "plaintext = true", "plaintext = false"] {
+            for listen in [near, far] {
+                let lines = if written { format!("{key}\n{lines}") } else { lines.to_string() };
+                let outcome = sealed_with(&lines, listen)
+                    .map(|config| (config.key_file.is_some(), config.is_exposed()));
+                outcomes.push(outcome.map_err(|why| why.split(" (f:").next().unwrap().to_string()));
+            }
+        }
+    }
+    let (sealed, both) = (Ok((true, false)), Err("error: cluster.plaintext = true".to_string()));
+    let (open, missing) = (Ok((false, false)), Err("error: cluster.key_file is missing".to_string()));
+    let with_key = [&sealed, &sealed, &both, &both, &sealed, &sealed];
+    let without = [&open, &missing, &open, &Ok((false, true)), &missing, &missing];
+    assert_eq!(outcomes.iter().collect::<Vec<_>>(), [with_key, without].concat());
+    // Only one mistake each, and a remedy that can be copied.
+    let forgotten = sealed_with("", far).unwrap_err();
+    assert!(
+        forgotten.contains("openssl rand -hex 32 > cluster.key") && forgotten.lines().count() == 1,
+        "{forgotten}"
+    );
+    assert!(sealed_with("plaintext = 1", far).unwrap_err().contains("the value is true or false"));
+}
+
 /// Nodes that count a peer's cores differently send its partitions' messages to cores that drop them.
 #[test]
 fn machines_of_different_sizes_never_resolve_one_file_differently() {

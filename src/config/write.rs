@@ -21,8 +21,9 @@ impl Config {
         writeln!(out, "[cluster]")?;
         writeln!(out, "name = {}", quoted(&self.name))?;
         writeln!(out, "durability = {}", quoted(&self.durability.to_string()))?;
-        if let Some(key_file) = &self.key_file {
-            writeln!(out, "key_file = {}", quoted_path(key_file))?;
+        match &self.key_file {
+            Some(key_file) => writeln!(out, "key_file = {}", quoted_path(key_file))?,
+            None => writeln!(out, "plaintext = true")?,
         }
         writeln!(out, "election_timeout = {}", duration(self.election_timeout_ns))?;
         writeln!(out, "heartbeat_interval = {}", duration(self.heartbeat_interval_ns))?;

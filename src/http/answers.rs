@@ -124,11 +124,13 @@ fn status(desk: &Desk) -> Value {
             "replicas": replicas.map(|node| desk.name(*node)).collect::<Vec<_>>(),
         })
     };
+    let refused = desk.control.refused().map(|(node, frames)| (desk.name(node).to_string(), json!(frames)));
     json!({
         "version": 1,
         "cluster": config.name,
         "node": desk.name(desk.control.node()),
         "votes": desk.control.votes(),
+        "refused_frames": refused.collect::<serde_json::Map<_, _>>(),
         "shards": desk.shards().map(shard).collect::<Vec<_>>(),
     })
 }

@@ -66,6 +66,7 @@ pub struct Reactor<D: Driver, N, K, C> {
     votes: bool,
     /// Told to the node.
     awaited: Vec<Awaited>,
+    refused: u64,
     pace: Pace,
 }
 
@@ -122,6 +123,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
             durable: Lsn::default(),
             votes: false,
             awaited: Vec::new(),
+            refused: 0,
         }
     }
 
@@ -167,6 +169,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
             && !is_over(&self.core, self.pace.turned_at)
         {
             self.turn()?;
+            self.note_refused();
             self.note_votes();
             if self.sleep_after_ns.is_some_and(|limit_ns| self.pace.idle_ns() >= limit_ns) {
                 self.pause();
@@ -245,6 +248,15 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         let nic = self.outbox.nic.wake().deadline;
         let deadlines = [self.core.deadline(), self.driver.deadline(), self.log.0.deadline(), nic];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Tells the node whose frames did not open.
+    fn note_refused(&mut self) {
+        let stats = self.core.rpc().stats();
+        if stats.refused_total() > self.refused {
+            self.refused = stats.refused_total();
+            self.shared.note_refused(self.core.endpoint().core, stats.refused());
+        }
     }
 
     /// Tells the node once every replica here votes.

@@ -19,10 +19,10 @@ use crate::txn::Procedure;
 use crate::types::{CoreId, NodeId};
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One node's board, its cores' wakers, how many of them vote, and whether it is to stop.
+/// One node's board, its cores' wakers, what they tell of their peers, how many of them vote, and whether it is to stop.
 pub struct Shared {
     pub board: Board,
     wakers: Box<[Waker]>,
@@ -30,6 +30,8 @@ pub struct Shared {
     voting: AtomicUsize,
     /// By core: peers that were not heard yet and are needed. Seldom changed, and never on the way of a transaction.
     awaited: Box<[Mutex<Vec<Awaited>>]>,
+    /// By core, then by node: frames in its name that did not open. Monotone, each written by its core alone.
+    refused: Box<[Box<[AtomicU64]>]>,
     stopped: AtomicBool,
 }
 
@@ -42,6 +44,7 @@ impl Shared {
             wakers: wakers?.into(),
             voting: AtomicUsize::new(0),
             awaited: (0..cores).map(|_| Mutex::default()).collect(),
+            refused: (0..cores).map(|_| config.nodes.iter().map(|_| AtomicU64::new(0)).collect()).collect(),
             stopped: AtomicBool::new(false),
         })
     }
@@ -70,6 +73,20 @@ impl Shared {
     pub fn awaited(&self) -> Vec<Awaited> {
         let of = |peers: &Mutex<Vec<Awaited>>| peers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.awaited.iter().flat_map(of).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    pub(super) fn note_refused(&self, core: CoreId, frames: impl Iterator<Item = (NodeId, u64)>) {
+        let counts = &self.refused[usize::from(core.0)];
+        frames.for_each(|(node, frames)| counts[usize::from(node.0)].store(frames, Ordering::Relaxed));
+    }
+
+    /// Frames that came in the name of a node and did not open, at any core; of no node that had none.
+    pub fn refused(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
+        let of = |node: NodeId| {
+            self.refused.iter().map(|counts| counts[usize::from(node.0)].load(Ordering::Relaxed)).sum()
+        };
+        let nodes = self.refused.first().map_or(0, |counts| counts.len());
+        (0..).map(NodeId).take(nodes).map(move |node| (node, of(node))).filter(|(_, frames)| *frames > 0)
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -181,6 +198,18 @@ mod tests {
 
     fn parcel(from: &Siblings, number: u8) -> Parcel {
         Parcel { from: from.me, cargo: Cargo::Request(vec![number]) }
+    }
+
+    /// One core's count must not hide another's.
+    #[test]
+    fn frames_refused_are_those_of_all_cores() {
+        let config = Config::local(&LocalCluster::default()).unwrap();
+        let shared = Shared::new(&config, 2).unwrap();
+        assert_eq!(shared.refused().count(), 0);
+        shared.note_refused(CoreId(0), [(NodeId(2), 5)].into_iter());
+        shared.note_refused(CoreId(1), [(NodeId(0), 1), (NodeId(2), 3)].into_iter());
+        shared.note_refused(CoreId(1), [(NodeId(0), 2), (NodeId(2), 3)].into_iter());
+        assert_eq!(shared.refused().collect::<Vec<_>>(), [(NodeId(0), 2), (NodeId(2), 8)]);
     }
 
     /// Two rings exchanged by mistake would deliver a core's messages to its neighbour, which would

@@ -342,9 +342,6 @@ impl Rpc {
             return Err(Ignored::Leaving);
         }
         let (header, packets) = Header::decode(frame)?;
-        if header.key != 0 && self.shared.watch.is_none() {
-            return Err(Ignored::UnknownKey);
-        }
         if header.cluster != self.shared.cluster {
             return Err(Ignored::OtherCluster);
         }
@@ -356,6 +353,10 @@ impl Rpc {
         }
         let is_sealed = self.shared.watch.is_some();
         let bytes = if is_sealed { self.open(now, &header, frame)? } else { packets.len() };
+        if header.key != 0 && !is_sealed {
+            self.shared.stats.on_refused(header.from.node);
+            return Err(Ignored::UnknownKey);
+        }
         let index = self.session_with(header.from);
         let session = &mut self.sessions[usize::from(index)];
         let packets = if is_sealed { &self.opened[..bytes] } else { packets };

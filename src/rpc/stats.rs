@@ -105,6 +105,7 @@ pub struct RpcStats {
     ignored: [u64; IGNORED_COUNT],
     /// Frames that did not open, by the node they said to be from.
     refused: Vec<u64>,
+    refused_total: u64,
 }
 
 impl RpcStats {
@@ -116,12 +117,19 @@ impl RpcStats {
         self.ignored.iter().sum()
     }
 
-    /// Frames that said to be from a node and did not open: that node has another key, or somebody poses as it.
+    /// Frames that said to be from a node and did not open: one of the two has another key, or none, or somebody poses as
+    /// that node.
     pub fn refused(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
         (0..).map(NodeId).zip(self.refused.iter().copied()).filter(|(_, frames)| *frames > 0)
     }
 
+    /// From whomever. Cheaper to look at than who they were.
+    pub fn refused_total(&self) -> u64 {
+        self.refused_total
+    }
+
     pub(super) fn on_refused(&mut self, from: NodeId) {
+        self.refused_total += 1;
         let place = usize::from(from.0);
         if self.refused.len() <= place {
             self.refused.resize(place + 1, 0);

@@ -51,6 +51,11 @@ impl Control {
         self.shared.board.shard(shard)
     }
 
+    /// Frames that came in the name of a node and did not open; of no node that had none.
+    pub fn refused(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
+        self.shared.refused()
+    }
+
     /// Orders the shard's core here to hand its leadership over; `answer` is called on that core's thread, or dropped.
     pub fn hand_over(&self, shard: ShardId, to: NodeId, answer: Answer) -> Result<(), NoOrder> {
         let first = self.config.partitions_of(shard).next();

@@ -42,8 +42,9 @@ pub enum StartError {
     )]
     Alone { node: String, shard: u16 },
     #[error(
-        "no key (cluster.key_file, {}): {source}; write one with `openssl rand -hex 32`, readable to nobody else, and \
-         give it to every node",
+        "no key (cluster.key_file, {}): {source}; make one with `(umask 077; openssl rand -hex 32 > {})`, and give it \
+         to every node",
+        path.display(),
         path.display()
     )]
     Keys { path: PathBuf, source: BadKeyFile },

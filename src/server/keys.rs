@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 use super::error::StartError;
+use crate::bounds::KEY_FILE_BYTES_MAX;
+use crate::config::Config;
 use crate::rpc::{BadKeyring, Keyring, SECRET_BYTES};
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Why a file is no file of keys.
@@ -16,6 +18,8 @@ use std::path::Path;
 pub enum BadKeyFile {
     #[error("{0}")]
     Unreadable(#[from] io::Error),
+    #[error("it has more than {KEY_FILE_BYTES_MAX} bytes")]
+    Long,
     #[error("line {line} is no key")]
     Line { line: usize },
     #[error("it holds {0}")]
@@ -23,9 +27,32 @@ pub enum BadKeyFile {
 }
 
 pub(super) fn read_keys(path: &Path) -> Result<Keyring, StartError> {
-    let text = fs::read_to_string(path).map_err(BadKeyFile::from);
-    let keys = text.and_then(|text| parse_keys(&text));
+    let mut text = String::new();
+    // No more than shows that it is too long: whatever the path leads to may have no end.
+    let most = KEY_FILE_BYTES_MAX as u64 + 1;
+    let read = File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));
+    let keys = read.map_err(BadKeyFile::from).and_then(|_| parse_keys(&text));
     keys.map_err(|source| StartError::Keys { path: path.to_owned(), source })
+}
+
+/// Whether the key that a cluster names is there, and what about it works and is not as it should be: each
+/// `WHAT (WHERE): WHY; REMEDY`.
+pub fn check_keys(config: &Config) -> Result<Vec<String>, StartError> {
+    let Some(path) = &config.key_file else {
+        let open = "frames go in the open (cluster.plaintext): whoever reaches the ports of the nodes can read them and pose \
+                    as a node; give the cluster a key with key_file = …";
+        return Ok(config.is_exposed().then(|| open.to_string()).into_iter().collect());
+    };
+    read_keys(path)?;
+    // Of a file that was there a moment ago.
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode()) & 0o777;
+    let others = format!(
+        "the key is not secret (cluster.key_file, {}): its mode {mode:04o} lets others of this machine read or change it; \
+         chmod 600 {}",
+        path.display(),
+        path.display()
+    );
+    Ok((mode & 0o026 > 0).then_some(others).into_iter().collect())
 }
 
 /// Makes a file with a new key, readable to nobody else, unless there is a file already.
@@ -46,6 +73,9 @@ pub fn make_keys(path: &Path) -> io::Result<()> {
 }
 
 fn parse_keys(text: &str) -> Result<Keyring, BadKeyFile> {
+    if text.len() > KEY_FILE_BYTES_MAX {
+        return Err(BadKeyFile::Long);
+    }
     let mut secrets = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let text = text.split('#').next().unwrap_or_default().trim();
@@ -65,7 +95,7 @@ fn secret_of(text: &str) -> Option<[u8; SECRET_BYTES]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use crate::config::LocalCluster;
 
     /// A cluster that starts again must find the key it had.
     #[test]
@@ -95,7 +125,25 @@ mod tests {
         assert_eq!(refusal(&format!("{one}0")), "line 1 is no key");
         assert_eq!(refusal(&"0g".repeat(32)), "line 1 is no key");
         assert_eq!(refusal(&"é".repeat(32)), "line 1 is no key");
+        assert!(refusal(&"#".repeat(KEY_FILE_BYTES_MAX + 1)).ends_with("more than 65536 bytes"));
         assert!(refusal("# nothing").starts_with("it holds 0 keys"));
         assert_eq!(refusal(&format!("{one}\n{one}")), "it holds the same key twice");
+    }
+
+    /// A key that everybody on the machine can read is no key.
+    #[test]
+    fn a_key_that_others_may_read_is_warned_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cluster.key");
+        make_keys(&path).unwrap();
+        let flags = LocalCluster { key_file: Some(path.clone()), ..LocalCluster::default() };
+        let config = Config::local(&flags).unwrap();
+        for (mode, warnings) in [(0o600, 0), (0o400, 0), (0o640, 0), (0o644, 1), (0o620, 1), (0o602, 1)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(check_keys(&config).unwrap().len(), warnings, "{mode:o}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(check_keys(&config).is_err());
+        assert!(check_keys(&Config::local(&LocalCluster::default()).unwrap()).unwrap().is_empty());
     }
 }

@@ -141,6 +141,13 @@ impl Nodes {
         fs::write(self.path(KEY), format!("{}  # of a test\n", digit.to_string().repeat(64))).unwrap();
     }
 
+    /// The nodes that start from now on have no key.
+    pub fn unseal(&self) {
+        let text = fs::read_to_string(self.path("cluster.toml")).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("key_file")).collect();
+        fs::write(self.path("cluster.toml"), kept.join("\n")).unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -311,14 +318,18 @@ impl Nodes {
 
     /// Who leads shard 0, if the one that is asked knows.
     pub fn leader(&self, asked: usize) -> Option<String> {
+        Some(self.status(asked)["shards"][0]["leader"].as_str()?.to_string())
+    }
+
+    /// What a node answers at `/status`.
+    pub fn status(&self, asked: usize) -> serde_json::Value {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http[asked])).unwrap();
         stream.write_all(b"GET /status HTTP/1.1\r\nhost: n\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        let status: serde_json::Value = serde_json::from_str(body).unwrap();
-        Some(status["shards"][0]["leader"].as_str()?.to_string())
+        serde_json::from_str(body).unwrap()
     }
 
     /// The longest time between two payments of a partition that were acknowledged, as they stand in time.

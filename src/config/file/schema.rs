@@ -80,6 +80,7 @@ pub(super) static CLUSTER: Schema = Schema {
         needed("name", "frames of another cluster are told apart by it", r#"name = "demo""#),
         optional("durability", r#"durability = "quorum-disk""#),
         optional("key_file", r#"key_file = "cluster.key""#),
+        optional("plaintext", "plaintext = true"),
         optional("election_timeout", r#"election_timeout = "1s""#),
         optional("heartbeat_interval", r#"heartbeat_interval = "100ms""#),
         optional("exchange_interval", r#"exchange_interval = "200us""#),
