@@ -209,7 +209,7 @@ impl<D: Driver + Send + 'static> Cluster<D> {
     pub fn kill(&mut self, id: NodeId) -> Result<Vec<CoreReport<D>>, StopError> {
         let at = self.nodes.iter().position(|node| node.id == id).expect("a node that runs here");
         let mut node = self.nodes.remove(at);
-        node.ask_to_stop();
+        node.kill();
         node.join().collect()
     }
 

@@ -133,9 +133,13 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
         self
     }
 
-    /// Turn after turn, until the node is told to stop, or is turned away by a peer. Then its peers are told.
+    /// Turn after turn, until the node is told to stop, or is turned away by a peer. Then its peers are told, unless it
+    /// was killed.
     pub fn run(&mut self) -> Result<(), DiskError> {
         self.turns_until(|_, _| false)?;
+        if self.shared.is_killed() {
+            return Ok(());
+        }
         let now = self.clock.now();
         self.core.leave();
         for _ in 0..SESSIONS_MAX.div_ceil(TX_BURST) {

@@ -33,6 +33,7 @@ pub struct Shared {
     /// By core, then by node: frames in its name that did not open. Monotone, each written by its core alone.
     refused: Box<[Box<[AtomicU64]>]>,
     stopped: AtomicBool,
+    killed: AtomicBool,
 }
 
 impl Shared {
@@ -46,6 +47,7 @@ impl Shared {
             awaited: (0..cores).map(|_| Mutex::default()).collect(),
             refused: (0..cores).map(|_| config.nodes.iter().map(|_| AtomicU64::new(0)).collect()).collect(),
             stopped: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
         })
     }
 
@@ -53,6 +55,16 @@ impl Shared {
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// As `stop`, but peers are not told, as if the process had died.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::SeqCst)
     }
 
     /// Once per core: all of its replicas vote.

@@ -279,15 +279,19 @@ fn a_core_whose_disk_fails_says_nothing_more() {
     assert!(!world.replies(0).contains(&"durable"));
 }
 
-/// Else its peers wait for answers that will not come until they have heard nothing for ten seconds.
+/// Else its peers wait for answers that will not come until they have heard nothing for ten seconds. One that is killed
+/// stands for a process that died, and those say nothing.
 #[test]
 fn a_core_that_stops_tells_its_peers() {
-    let mut world = World::open(Durability::QuorumDisk);
-    world.reactors[0].shared.stop();
-    world.reactors[0].run().unwrap();
-    for peer in [1, 2] {
-        world.reactors[peer].turn().unwrap();
-        assert_eq!(world.reactors[peer].core().rpc().stats().peers_left, 1);
+    let ends: [(fn(&Shared), u64); 2] = [(Shared::stop, 1), (Shared::kill, 0)];
+    for (end, told) in ends {
+        let mut world = World::open(Durability::QuorumDisk);
+        end(&world.reactors[0].shared);
+        world.reactors[0].run().unwrap();
+        for peer in [1, 2] {
+            world.reactors[peer].turn().unwrap();
+            assert_eq!(world.reactors[peer].core().rpc().stats().peers_left, told);
+        }
     }
 }
 

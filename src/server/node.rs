@@ -218,6 +218,10 @@ impl<D> Node<D> {
         self.shared.stop();
     }
 
+    pub fn kill(&self) {
+        self.shared.kill();
+    }
+
     /// What became of each core that was to take turns, in order; once.
     pub fn join(&mut self) -> impl Iterator<Item = CoreOutcome<D>> {
         self.threads.drain(..).filter_map(|(at, thread)| {
