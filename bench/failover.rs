@@ -93,10 +93,12 @@ fn kill_nodes(
     let bar = progress("failover", 1);
     let (verdicts, kills) = (Verdicts::new(), Vec::new());
     let mut steering = Steering { cluster, run: &run, interrupted, zones, directories, bar, kills, verdicts };
-    let steady = steering.steer(options)?;
+    let steered = steering.steer(options);
     let Steering { cluster, bar, directories, mut kills, mut verdicts, .. } = steering;
     bar.finish_and_clear();
+    // Why a core has ended says more than that it has.
     let reports = cluster.stop()?;
+    let steady = steered?;
     note_checkpoints(&mut kills, &reports);
 
     (1..).zip(&kills).for_each(|(number, kill)| kill.judge(election_timeout_ns, number, &mut verdicts));
@@ -333,6 +335,9 @@ impl Steering<'_> {
         loop {
             if self.interrupted.load(Ordering::Relaxed) {
                 bail!("the run was interrupted (signal): nothing is reported");
+            }
+            if !self.cluster.is_whole() {
+                bail!("a core has ended that nobody was to stop: nothing is reported");
             }
             let now = clock::now();
             self.directories.look(now);

@@ -307,6 +307,11 @@ impl<D> Cluster<D> {
         self.watch.news.recv().expect("we hold a sender ourselves")
     }
 
+    /// Whether no core of the nodes that run here has ended; `stop` tells why one has.
+    pub fn is_whole(&self) -> bool {
+        self.nodes.iter().all(Node::is_whole)
+    }
+
     /// Of every node that runs here now.
     pub fn controls(&self) -> Vec<Control> {
         let control = |node: &Node<D>| Control {

@@ -9,6 +9,7 @@
 //! | `checkpoints` | [`Checkpoints`], and those on files |
 //! | `directory` | the locked directory in which all of that lies |
 //! | `forgetting` | how all of that but the votes is given up |
+//! | `urgency` | its threads are as urgent as the core |
 //!
 //! The formats are `wal`'s; what waits for a position to be durable is the reactor's outbox. A failure here
 //! stops the core: after one failed write nothing is promised again, and nothing is retried. A full disk is
@@ -31,6 +32,7 @@ mod directory;
 mod forgetting;
 mod ram;
 mod segments;
+mod urgency;
 mod uring;
 mod votes;
 
@@ -133,8 +135,8 @@ pub enum DiskError {
     SegmentsLost { path: PathBuf, oldest: u64 },
     #[error("{path}: {why}; nothing was changed; check the data directory and the program's version")]
     CheckpointUnsuitable { path: PathBuf, why: CheckpointWhy },
-    #[error("{path}: the drive has not answered for {} s; this core stops", WAL_STUCK_NS / SECOND)]
-    Stuck { path: PathBuf },
+    #[error("{path}: the drive has not answered {what} for {} s; this core stops", WAL_STUCK_NS / SECOND)]
+    Stuck { path: PathBuf, what: Unanswered },
     #[error("segment {segment}, offset {offset}: writing the log failed: {source}; this core stops")]
     WriteFailed { segment: u64, offset: u64, source: io::Error },
     #[error("segment {segment}, offset {offset}: {written} of {bytes} B were written; this core stops")]
@@ -142,6 +144,18 @@ pub enum DiskError {
     /// Answered for ever after a failure that was reported once.
     #[error("the log of this core has failed before")]
     Stopped,
+}
+
+/// What a drive was asked for that has not done it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum Unanswered {
+    #[error("a write of the log (segment {segment}, offset {offset})")]
+    Write { segment: u64, offset: u64 },
+    #[error("a write of the votes")]
+    Votes,
+    /// Each step of making one is an answer.
+    #[error("anything asked of it to make segment {segment} of the log")]
+    Segment { segment: u64 },
 }
 
 impl DiskError {

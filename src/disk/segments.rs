@@ -15,15 +15,15 @@ use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use memmap2::MmapMut;
 
-use super::DiskError;
 use super::directory::{CoreDirectory, io_error, open_direct, open_to_read};
+use super::{DiskError, urgency};
 use crate::bounds::{KIB, WAL_BACKGROUND_KIB_PER_SECOND, WAL_BLOCK_BYTES};
 use crate::wal::{LogIdentity, SegmentHeader};
 
@@ -32,8 +32,25 @@ pub(super) struct Segments {
     directory: CoreDirectory,
     identity: LogIdentity,
     segment_bytes: usize,
+    making: Arc<Making>,
+}
+
+/// What whoever makes segments and whoever waits for one tell each other.
+struct Making {
     /// Somebody waits for the segment that is being made: no rests. Until there is a thread for it, that is who makes it.
-    hurry: Arc<AtomicBool>,
+    hurry: AtomicBool,
+    /// How often the drive has answered: a slow one is not a stuck one.
+    steps: AtomicU64,
+}
+
+impl Making {
+    fn is_hurried(&self) -> bool {
+        self.hurry.load(Ordering::Relaxed)
+    }
+
+    fn on_step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A segment nothing was written to yet.
@@ -50,7 +67,7 @@ impl Segments {
             directory: directory.clone(),
             identity,
             segment_bytes,
-            hurry: Arc::new(AtomicBool::new(true)),
+            making: Arc::new(Making { hurry: AtomicBool::new(true), steps: AtomicU64::new(0) }),
         }
     }
 
@@ -132,6 +149,7 @@ impl Segments {
         if let Some(retired) = retired {
             fs::rename(&retired, &path).map_err(|source| io_error("renaming", &retired, source))?;
             self.directory.sync_names()?;
+            self.making.on_step();
         }
         let (file, direct) = open_direct(&path).map_err(|source| io_error("opening", &path, source))?;
         if let Err(source) = self.fill(&file, number, recycled) {
@@ -148,14 +166,16 @@ impl Segments {
     /// A recycled segment keeps its old runs: they name other positions, so nobody takes them for new.
     fn fill(&self, file: &File, number: u64, recycled: bool) -> io::Result<()> {
         // A mapping, because O_DIRECT wants whole pages.
-        let mut chunk = MmapMut::map_anon(FILL_BYTES.min(self.segment_bytes))?;
+        let mut chunk = MmapMut::map_anon(FILL_BYTES_HURRIED.min(self.segment_bytes))?;
         if !recycled {
             let mut at = 0;
             while at < self.segment_bytes {
-                let bytes = chunk.len().min(self.segment_bytes - at);
+                let step = if self.making.is_hurried() { FILL_BYTES_HURRIED } else { FILL_BYTES };
+                let bytes = step.min(self.segment_bytes - at);
                 file.write_all_at(&chunk[..bytes], at as u64)?;
                 at += bytes;
-                if !self.hurry.load(Ordering::Relaxed) {
+                self.making.on_step();
+                if !self.making.is_hurried() {
                     thread::park_timeout(due(bytes));
                 }
             }
@@ -164,7 +184,9 @@ impl Segments {
             SegmentHeader { identity: self.identity, number, segment_bytes: self.segment_bytes as u64 };
         chunk[..WAL_BLOCK_BYTES].copy_from_slice(&header.encode());
         file.write_all_at(&chunk[..WAL_BLOCK_BYTES], 0)?;
-        file.sync_all()
+        file.sync_all()?;
+        self.making.on_step();
+        Ok(())
     }
 
     /// Takes a segment's name away (invariant 2) and returns what it is called now.
@@ -181,7 +203,7 @@ impl Segments {
 pub(super) struct Preparer {
     /// `None` only while dropping: the thread ends when its orders do.
     orders: Option<Sender<Order>>,
-    hurry: Arc<AtomicBool>,
+    making: Arc<Making>,
     prepared: Receiver<Prepared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -204,13 +226,13 @@ impl Preparer {
     ) -> Result<Preparer, DiskError> {
         let (orders, inbox) = mpsc::channel();
         let (outbox, prepared) = mpsc::channel();
-        let (path, hurry) = (segments.directory.path().to_owned(), segments.hurry.clone());
-        hurry.store(false, Ordering::Relaxed);
+        let (path, making) = (segments.directory.path().to_owned(), segments.making.clone());
+        making.hurry.store(false, Ordering::Relaxed);
         let retired = Retired { spares, doomed: VecDeque::new(), rest: due(segments.segment_bytes) };
         let work = move || prepare_segments(&segments, retired, &inbox, &outbox, bell);
         let thread = thread::Builder::new().name("mako-segments".to_owned()).spawn(work);
         let thread = thread.map_err(|source| io_error("starting a thread", &path, source))?;
-        Ok(Preparer { orders: Some(orders), hurry, prepared, thread: Some(thread) })
+        Ok(Preparer { orders: Some(orders), making, prepared, thread: Some(thread) })
     }
 
     pub(super) fn prepare(&self, number: u64) {
@@ -219,11 +241,16 @@ impl Preparer {
 
     /// Whether the log waits for the next segment.
     pub(super) fn hurry(&self, waits: bool) {
-        if self.hurry.swap(waits, Ordering::Relaxed) != waits
+        if self.making.hurry.swap(waits, Ordering::Relaxed) != waits
             && let Some(thread) = self.thread.as_ref().filter(|_| waits)
         {
             thread.thread().unpark();
         }
+    }
+
+    /// How often the drive has answered the thread. While it grows the next segment will come.
+    pub(super) fn steps(&self) -> u64 {
+        self.making.steps.load(Ordering::Relaxed)
     }
 
     /// Segments are retired in the order of their numbers, so that what is left has no hole. They are used again, or
@@ -283,6 +310,7 @@ fn prepare_segments(
     outbox: &Sender<Prepared>,
     mut bell: PipeWriter,
 ) {
+    urgency::restore();
     loop {
         let prepared = match retired.next_order(inbox) {
             Next::Order(Order::Prepare(number)) => match segments.prepare(number, retired.take()) {
@@ -293,12 +321,16 @@ fn prepare_segments(
             Next::Order(Order::Retire(number, and_then)) => match segments.retire(number) {
                 Ok(path) => {
                     retired.add(path, and_then);
+                    segments.making.on_step();
                     continue;
                 }
                 Err(failure) => Prepared::Failed(failure),
             },
             Next::Remove => match retired.remove_one() {
-                Ok(()) => continue,
+                Ok(()) => {
+                    segments.making.on_step();
+                    continue;
+                }
                 Err(failure) => Prepared::Failed(failure),
             },
             Next::End => return,
@@ -397,6 +429,8 @@ fn path_of(directory: &CoreDirectory, number: u64) -> PathBuf {
 
 const PREPARING: &str = ".new";
 const RETIRED: &str = ".old";
-const FILL_BYTES: usize = 64 * KIB;
 /// Small, because the log of another process on the drive waits for each.
 const READ_BYTES: usize = 128 * KIB;
+/// Small likewise; but a log that waits for the whole segment waits for the drive's answer to every piece.
+const FILL_BYTES: usize = 64 * KIB;
+const FILL_BYTES_HURRIED: usize = 16 * FILL_BYTES;

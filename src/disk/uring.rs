@@ -24,7 +24,7 @@ use memmap2::MmapMut;
 use super::directory::{CoreDirectory, io_error};
 use super::segments::{self, Afterlife, Fresh, Prepared, Preparer, Segments};
 use super::votes::{Standing, VOTES_NAME, VoteWriter, VotesFile};
-use super::{Disk, DiskError, LogState};
+use super::{Disk, DiskError, LogState, Unanswered};
 use crate::bounds::{
     WAL_BLOCK_BYTES, WAL_FULL_RETRY_NS, WAL_SEGMENT_BYTES, WAL_SEGMENT_BYTES_MIN, WAL_SEGMENTS_PER_LOG,
     WAL_STUCK_NS, WAL_WRITE_BYTES_MAX, WAL_WRITES_MAX,
@@ -55,7 +55,7 @@ pub struct UringDisk {
     ordered: u64,
     space: Space,
     /// Since when writes wait for a segment that is not ready, though there is space for it.
-    waiting_since: Option<Timestamp>,
+    waiting: Option<Waiting>,
     /// The segments that are not truncated, oldest first, up to the highest ordered. Earlier lives leave holes.
     kept: VecDeque<u64>,
     /// Everything below is to go, as soon as it is durable.
@@ -185,7 +185,7 @@ impl UringDisk {
             unprepared: None,
             ordered: first,
             space: Space::default(),
-            waiting_since: None,
+            waiting: None,
             kept,
             unneeded: Lsn::default(),
             spares: spares.len(),
@@ -256,11 +256,12 @@ impl UringDisk {
         let is_ready = self.attached.contains(&segment);
         self.preparer.hurry(!is_ready);
         if is_ready {
-            self.waiting_since = None;
+            self.waiting = None;
             return Ok(true);
         }
         if !self.space.full {
-            self.waiting_since.get_or_insert(self.now);
+            let (since, steps) = (self.now, self.preparer.steps());
+            self.waiting.get_or_insert(Waiting { segment, since, steps });
         }
         match self.unprepared.take() {
             Some(failure) => Err(failure),
@@ -276,7 +277,7 @@ impl UringDisk {
                     self.attach(&fresh)?;
                 }
                 Some(Prepared::Full(number)) => {
-                    self.waiting_since = None;
+                    self.waiting = None;
                     self.space.full = true;
                     self.space.refused.push(number);
                     self.space.retry_at = self.now.plus_ns(WAL_FULL_RETRY_NS);
@@ -420,30 +421,42 @@ impl UringDisk {
         if self.now == Timestamp::default() {
             self.flights.iter_mut().for_each(|flight| flight.started_at = now);
             self.vote_flight = self.vote_flight.map(|(buffer, _)| (buffer, now));
-            self.waiting_since = self.waiting_since.map(|_| now);
+            self.waiting = self.waiting.map(|waiting| Waiting { since: now, ..waiting });
         }
         self.now = self.now.max(now);
     }
 
     /// A drive that does not answer is a drive that failed: others must be able to take over.
     fn refuse_stuck(&mut self) -> Result<(), DiskError> {
-        if self.stuck_at().is_none_or(|at| self.now < at) {
-            return Ok(());
-        }
+        self.note_progress();
+        let Some((_, what)) = self.stuck_at().filter(|(at, _)| self.now >= *at) else { return Ok(()) };
         // Nothing can be waited for any more. The lock stays until the process is gone, because writes may
         // still arrive.
         self.ring.abandon();
         self.preparer.abandon();
         mem::forget(self.directory.clone());
-        Err(DiskError::Stuck { path: self.directory.path().to_owned() })
+        Err(DiskError::Stuck { path: self.directory.path().to_owned(), what })
     }
 
-    /// When what the drive was asked for first, and has not done, has taken too long.
-    fn stuck_at(&self) -> Option<Timestamp> {
-        let flight = self.flights.front().map(|flight| flight.started_at);
-        let votes = self.vote_flight.map(|(_, started_at)| started_at);
-        let first = [flight, votes, self.waiting_since].into_iter().flatten().min()?;
-        Some(first.plus_ns(WAL_STUCK_NS))
+    /// A segment takes many answers of the drive, and on a busy one their time.
+    fn note_progress(&mut self) {
+        let (now, steps) = (self.now, self.preparer.steps());
+        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.steps != steps) {
+            (waiting.since, waiting.steps) = (now, steps);
+        }
+    }
+
+    /// When what the drive was asked for first, and has not done, has taken too long; and what that is.
+    fn stuck_at(&self) -> Option<(Timestamp, Unanswered)> {
+        let write = |flight: &Flight| {
+            let Flight { segment, offset, started_at, .. } = *flight;
+            (started_at, Unanswered::Write { segment, offset })
+        };
+        let segment = |waiting: Waiting| (waiting.since, Unanswered::Segment { segment: waiting.segment });
+        let votes = self.vote_flight.map(|(_, started_at)| (started_at, Unanswered::Votes));
+        let asked = [self.flights.front().map(write), votes, self.waiting.map(segment)];
+        let (since, what) = asked.into_iter().flatten().min_by_key(|(since, _)| *since)?;
+        Some((since.plus_ns(WAL_STUCK_NS), what))
     }
 
     fn unless_failed<T>(
@@ -504,8 +517,19 @@ impl Disk for UringDisk {
 
     fn deadline(&self) -> Option<Timestamp> {
         let retry = (!self.space.refused.is_empty()).then_some(self.space.retry_at);
-        [self.stuck_at(), retry].into_iter().flatten().min()
+        let stuck = self.stuck_at().map(|(at, _)| at);
+        [stuck, retry].into_iter().flatten().min()
     }
+}
+
+/// Writes that wait for a segment.
+#[derive(Clone, Copy)]
+struct Waiting {
+    segment: u64,
+    /// The drive has answered nothing that is needed for it since.
+    since: Timestamp,
+    /// How many answers there had been by then.
+    steps: u64,
 }
 
 /// Whether there is space for the next segment.

@@ -240,6 +240,10 @@ impl<D> Node<D> {
     }
 
     /// Peers that were not heard yet, without whom no replica here votes.
+    pub fn is_whole(&self) -> bool {
+        self.threads.iter().all(|(_, thread)| !thread.is_finished())
+    }
+
     pub fn awaited(&self) -> Vec<Awaited> {
         self.shared.awaited()
     }

@@ -293,8 +293,13 @@ fn a_core_that_breaks_off_is_reported_by_name() {
     let breaks = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&breaks);
     let (cluster, _) = start(data.path(), Durability::Memory, move |node, _| Broken(node, Arc::clone(&told)));
+    assert!(cluster.is_whole());
     breaks.store(true, Ordering::Relaxed);
     assert_eq!(cluster.wait(), News::Ended);
+    // Its thread ends a moment after it has said so.
+    while cluster.is_whole() {
+        std::thread::yield_now();
+    }
     let error = cluster.stop().map(drop).unwrap_err().to_string();
     // Whichever of its two was first.
     let places = [0, 1].map(|core| format!("(node n1, core {core}): broken on purpose"));

@@ -12,8 +12,8 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::{Answer, COMMITTED, CheckpointPart, Order, Origin, path_of};
 use crate::bounds::{CHECKPOINT_CHUNK_BYTES, MIB};
-use crate::disk::DiskError;
 use crate::disk::directory::{CoreDirectory, io_error};
+use crate::disk::{DiskError, urgency};
 use crate::types::PartitionId;
 use crate::wal::checkpoint::{CheckpointDamage, CheckpointReader, CheckpointSummary, Piece};
 
@@ -41,6 +41,7 @@ pub(super) fn work(
     outbox: &SyncSender<Answer>,
     mut bell: PipeWriter,
 ) {
+    urgency::restore();
     for order in inbox {
         for answer in files.carry_out(order).into_iter().flatten() {
             // The core may have gone meanwhile; then nobody is left to tell.

@@ -15,6 +15,7 @@ const NOW: Timestamp = Timestamp(1_000_000_000_000);
 
 mod failing;
 mod recycling;
+mod urgency;
 mod voting;
 
 /// Where a log lies, and whose it is.

@@ -147,9 +147,32 @@ fn a_segment_that_never_comes_stops_the_disk_when_its_time_is_over() {
     for slot in 0..5 {
         append(&mut disk, slot, 10_000);
     }
-    turn_until(&mut disk, NOW, |disk, _| disk.waiting_since.is_some() && disk.flights.is_empty());
+    turn_until(&mut disk, NOW, |disk, _| disk.waiting.is_some() && disk.flights.is_empty());
     assert_eq!(disk.deadline(), Some(NOW.plus_ns(WAL_STUCK_NS)));
     disk.reap(Timestamp(NOW.0 + WAL_STUCK_NS - 1)).unwrap();
     let failed = disk.reap(NOW.plus_ns(WAL_STUCK_NS)).unwrap_err();
     assert!(matches!(failed, DiskError::Stuck { .. }), "{failed}");
+}
+
+/// Other work on the drive makes the next segment take its time. A node that left for that would leave whenever it
+/// is busiest.
+#[test]
+fn a_segment_that_is_long_in_the_making_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = options(dir.path(), 32 * KIB);
+    let (mut disk, _) = open(&place).unwrap();
+    // The thread has other segments to make first.
+    let (next, other) = (disk.ordered + 1, 100);
+    disk.ordered = other;
+    for slot in 0..5 {
+        append(&mut disk, slot, 10_000);
+    }
+    turn_until(&mut disk, NOW, |disk, _| disk.waiting.is_some() && disk.flights.is_empty());
+    disk.preparer.prepare(other);
+    let over = NOW.plus_ns(WAL_STUCK_NS);
+    turn_until(&mut disk, Timestamp(over.0 - 1), |disk, _| disk.attached.contains(&other));
+    assert_eq!(disk.reap(over).map_err(|failed| failed.to_string()), Ok(disk.durable));
+    assert!(disk.deadline() > Some(over));
+    disk.preparer.prepare(next);
+    turn_until(&mut disk, over, |disk, _| disk.waiting.is_none());
 }
