@@ -280,7 +280,8 @@ const _: () = assert!(WINDOW_FRAMES_MAX as usize * 2 <= FRAMES_REMEMBERED);
 const _: () = assert!(FRAMES_IN_ROW as usize * 4 <= TX_BURST);
 const _: () = assert!(ACK_FRAMES < WINDOW_FRAMES_MIN && WINDOW_FRAMES_MIN <= WINDOW_FRAMES_INITIAL);
 const _: () = assert!(2 * ACK_DELAY_NS <= RTO_NS_MIN && RTO_NS_MIN < RTO_NS_INITIAL);
-const _: () = assert!(PACE_BURST_NS < QUEUE_NS_LOW && QUEUE_NS_LOW < QUEUE_NS_HIGH && QUEUE_NS_HIGH < RTO_NS_MIN);
+const _: () =
+    assert!(PACE_BURST_NS < QUEUE_NS_LOW && QUEUE_NS_LOW < QUEUE_NS_HIGH && QUEUE_NS_HIGH < RTO_NS_MIN);
 const _: () = assert!(RTO_NS_MAX * 4 <= CALL_TIMEOUT_NS && PING_INTERVAL_NS * 4 <= CALL_TIMEOUT_NS);
 
 // ---- NIC ------------------------------------------------------------------------------------

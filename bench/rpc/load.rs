@@ -31,6 +31,8 @@ pub struct Load {
 impl Load {
     fn rpc(self, me: Endpoint) -> Rpc {
         let mut rpc = Rpc::new(me, CLUSTER, 1, nodes(self.sessions));
+        // As in a node that may sleep, which is the default.
+        rpc.set_paced(false);
         if self.sealed {
             let keys = Keyring::new(&[[1; SECRET_BYTES]]).expect("one key is a ring");
             // The key is known to everybody, and so may be where the counts begin.

@@ -357,6 +357,11 @@ impl<P: Procedure> Core<P> {
         self.post.rpc.set_keys(keys, seed);
     }
 
+    /// Before it sends or hears anything; see [`Rpc::set_paced`].
+    pub fn set_paced(&mut self, is_paced: bool) {
+        self.post.rpc.set_paced(is_paced);
+    }
+
     /// Tells all peers that this core stops; nothing else leaves afterwards.
     pub fn leave(&mut self) {
         self.post.rpc.leave();

@@ -105,6 +105,7 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
     ) -> Reactor<D, N, K, C> {
         let Seat { me, nic, disk, siblings, orders, sleep_after_ns, incarnation, seed, keys } = seat;
         let mut core = Core::restored(config, me, incarnation, seed, recovery);
+        core.set_paced(sleep_after_ns.is_none());
         if let Some((keys, first)) = keys {
             core.set_keys(keys, first);
         }

@@ -276,7 +276,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Bench {
-            Bench { flight: Flight::new(), path: Path::new() }
+            Bench { flight: Flight::new(), path: Path::new(true) }
         }
 
         fn send(&mut self, now: Timestamp, packets: &[u16]) -> u64 {

@@ -67,6 +67,8 @@ pub struct Rpc {
     ready: VecDeque<u16>,
     /// Frames that the session served last has sent one after the other.
     in_row: u32,
+    /// Whether sessions are slowed by the delays they see.
+    is_paced: bool,
     timers: Timers,
     /// Sessions to which something has happened since their timers were set: much happens to one in a turn.
     changed: Vec<u16>,
@@ -174,12 +176,19 @@ impl Rpc {
             sessions: Vec::new(),
             ready: VecDeque::new(),
             in_row: 0,
+            is_paced: true,
             timers: Timers::default(),
             changed: Vec::new(),
             nearest: None,
             looked_at: 0,
             opened: Box::new([0; FRAME_BYTES]),
         }
+    }
+
+    /// Whether sessions are slowed when their round trips tell of a queue; they do, unless cores sleep. Before the first
+    /// frame.
+    pub fn set_paced(&mut self, is_paced: bool) {
+        self.is_paced = is_paced;
     }
 
     /// Seals every frame, and takes none that was not sealed under one of the keys. Before the first frame. `seed` is to
@@ -405,7 +414,7 @@ impl Rpc {
             self.index.resize(place + 1, None);
         }
         *self.index[place].get_or_insert_with(|| {
-            self.sessions.push(Box::new(Session::new(peer)));
+            self.sessions.push(Box::new(Session::new(peer, self.is_paced)));
             self.timers.add_session();
             // So that nothing is allocated later, when all of them have something to do.
             self.changed.reserve(self.sessions.len() - self.changed.len());

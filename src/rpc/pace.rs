@@ -7,6 +7,9 @@
 //! grows until the session is back on the bypass. Rounds are judged by their least round trip: a core that was not
 //! running for a while delays some frames of a round, and a queue delays all of them.
 //!
+//! None of this where cores sleep or share their CPUs: there a round trip tells of schedulers, not of queues, and a peer
+//! that was not running would be taken for a full link. The window alone answers losses there.
+//!
 //! Frames may leave in small bursts ([`PACE_BURST_NS`]), so that a core need not wake for each. When a session waits
 //! for its turn is the affair of the core's timers. How many frames may be unacknowledged is the window's.
 //!
@@ -41,8 +44,8 @@ pub struct Pace {
     queued_rounds: u32,
     /// Nothing but a timeout has slowed it.
     timed_out: bool,
-    #[cfg(test)]
-    pub is_off: bool,
+    /// Else it stays on the bypass.
+    pub is_on: bool,
 }
 
 /// About one round trip.
@@ -64,7 +67,7 @@ pub enum Change {
 }
 
 impl Pace {
-    pub fn new() -> Pace {
+    pub fn new(is_on: bool) -> Pace {
         Pace {
             rate: 0,
             spent_until: Timestamp(0),
@@ -77,8 +80,7 @@ impl Pace {
             queue_ns: 0,
             queued_rounds: 0,
             timed_out: false,
-            #[cfg(test)]
-            is_off: false,
+            is_on,
         }
     }
 
@@ -136,7 +138,7 @@ impl Pace {
 
     /// Nothing came back for a whole timeout, of so much.
     pub fn on_timeout(&mut self, now: Timestamp, frames: usize, bytes: u64, rto_ns: u64) -> Option<Change> {
-        let is_slowed = self.rate == 0 && frames >= DEMAND_FRAMES;
+        let is_slowed = self.is_on && self.rate == 0 && frames >= DEMAND_FRAMES;
         self.timed_out |= is_slowed;
         let was = if self.rate == 0 { bytes * SECOND / rto_ns } else { self.rate };
         if self.rate > 0 || is_slowed {
@@ -237,8 +239,7 @@ impl Pace {
     }
 
     fn set_rate(&mut self, rate: u64) {
-        #[cfg(test)]
-        if self.is_off {
+        if !self.is_on {
             return;
         }
         if rate > RATE_BYTES_MAX {
@@ -304,7 +305,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Bench {
-            let mut bench = Bench { pace: Pace::new(), now: Timestamp(SECOND) };
+            let mut bench = Bench { pace: Pace::new(true), now: Timestamp(SECOND) };
             bench.round(MS, 1, 1, 0);
             bench
         }

@@ -28,8 +28,8 @@ pub struct Arrived {
 }
 
 impl Path {
-    pub fn new() -> Path {
-        Path { rtt: Rtt::new(), window: Window::new(), pace: Pace::new() }
+    pub fn new(is_paced: bool) -> Path {
+        Path { rtt: Rtt::new(), window: Window::new(), pace: Pace::new(is_paced) }
     }
 
     pub fn on_acked(&mut self, now: Timestamp, arrived: &Arrived) -> Option<Change> {

@@ -77,7 +77,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(peer: Endpoint) -> Session {
+    pub fn new(peer: Endpoint, is_paced: bool) -> Session {
         Session {
             peer,
             peer_incarnation: 0,
@@ -91,7 +91,7 @@ impl Session {
             held: Held::default(),
             flight: Flight::new(),
             history: History::new(),
-            path: Path::new(),
+            path: Path::new(is_paced),
             guard: Guard::default(),
             last_heard: Timestamp(0),
             last_busy: Timestamp(0),
@@ -295,7 +295,7 @@ impl Session {
 
     #[cfg(test)]
     pub fn set_controlled(&mut self, is_controlled: bool) {
-        self.path.pace.is_off = !is_controlled;
+        self.path.pace.is_on = is_controlled;
     }
 
     /// Why a frame need not be looked at, whoever made it.
