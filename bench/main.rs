@@ -10,6 +10,7 @@ mod driver;
 mod failover;
 #[cfg(test)]
 mod fixture;
+mod flood;
 mod hgrm;
 mod inspections;
 mod layout;
@@ -100,16 +101,30 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 fn tpcc(options: &TpccOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
-    let cluster = Embedded::new(&options.run, tpcc::Plan::tables(), tpcc::Plan::table())?;
+    let mut cluster = Embedded::new(&options.run, tpcc::Plan::tables(), tpcc::Plan::table())?;
     let remote = tpcc::Remote { item_pct: options.remote_item_pct, payment_pct: options.remote_payment_pct };
-    let plan = Arc::new(tpcc::Plan::new(options.run.seed, options.warehouses, remote, &cluster.layout));
+    let mut plan = tpcc::Plan::new(options.run.seed, options.warehouses, remote, &cluster.layout);
+    let mut flood = None;
+    if let Some(rate) = options.flood {
+        flood::seal(&mut cluster.config)?;
+        let RunOptions { warmup_ns, duration_ns, .. } = options.run;
+        let how = flood::Plan { rate, warmup_ns, duration_ns };
+        flood = Some(flood::Flood::start(how, cluster.config.clone(), plan.count_commits())?);
+    }
+    let plan = Arc::new(plan);
     let flags = json!({
         "warehouses": plan.warehouses(),
         "remote_item_pct": options.remote_item_pct,
         "remote_payment_pct": options.remote_payment_pct,
     });
     let make = move |generator| tpcc::Tpcc::new(plan.clone(), generator);
-    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make)?;
+    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make);
+    let told = flood.map(flood::Flood::finish).transpose();
+    let (mut outcome, told) = (outcome?, told?);
+    if let Some(told) = told {
+        outcome.figures.insert("flood".to_string(), told.figures);
+        outcome.verdicts.insert("flood".to_string(), told.verdict);
+    }
     publish::<tpcc::Tpcc>("tpcc", &options.run, flags, &outcome)
 }
 

@@ -111,6 +111,9 @@ pub struct TpccOptions {
     /// Payments by a customer of another warehouse, in percent (clause 2.5.1.2)
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub remote_payment_pct: u32,
+    /// Garbage datagrams per second at the nodes' ports, in every other slice of the run; frames are sealed then
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u64).range(1..=RATE_MAX))]
+    pub flood: Option<u64>,
     #[command(flatten)]
     pub run: RunOptions,
 }

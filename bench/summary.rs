@@ -11,6 +11,9 @@ use std::fmt::Write;
 pub fn render(report: &Report, speculative: &Histogram<u64>, durable: &Histogram<u64>) -> String {
     let mut page = String::new();
     rates(&mut page, report);
+    if let Some(figures) = report.figures.get("flood") {
+        page += &crate::flood::render(figures);
+    }
     latencies(&mut page, report);
     plot(&mut page, "speculative", speculative);
     plot(&mut page, "durable", durable);

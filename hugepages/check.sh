@@ -34,6 +34,7 @@ while (($#)); do
     shift
 done
 [[ $pages =~ ^[0-9]{1,9}$ ]] || fail "--pages $pages (command line): not a number of pages; write it like 512" 2
+pages=$((10#$pages))
 case $size in
 2M) kib=2048 ;;
 1G) kib=1048576 ;;
@@ -43,12 +44,14 @@ esac
 sys=${MAKO_SYSFS:-/sys}
 shopt -s nullglob
 directories=("$sys"/devices/system/node/node*/hugepages/"hugepages-${kib}kB")
-((${#directories[@]})) || fail "$size pages: this kernel has none; try another --size"
+# A kernel without NUMA has one pool.
+if ((!${#directories[@]})); then directories=("$sys"/kernel/mm/hugepages*/"hugepages-${kib}kB"); fi
+((${#directories[@]})) || fail "$size pages ($sys): this kernel has none; try another --size"
 
 short=()
 for directory in "${directories[@]}"; do
-    name=${directory#"$sys"/devices/system/node/}
-    name=${name%%/*}
+    name=${directory%/hugepages/*}
+    name=${name##*/}
     free=$(<"$directory/free_hugepages")
     echo "$name: $(<"$directory/nr_hugepages") pages of $size, $free free"
     ((free >= pages)) || short+=("$name")
@@ -57,5 +60,6 @@ transparent=$sys/kernel/mm/transparent_hugepage/enabled
 if [[ -e $transparent ]]; then echo "transparent huge pages: $(<"$transparent")"; fi
 echo "memlock limit: $(ulimit -l) KiB"
 if ((${#short[@]})); then
-    fail "${short[*]}: fewer than $pages free pages of $size; run hugepages/reserve.sh --pages $pages --size $size --apply"
+    fail "too few huge pages (${short[*]}): fewer than $pages of $size are free; run hugepages/reserve.sh --pages N --size $size \
+--apply, where N counts those in use as well"
 fi

@@ -27,5 +27,6 @@ pub mod reactor;
 pub mod sim;
 
 pub mod cli;
+pub mod fuzz;
 pub mod http;
 pub mod server;

@@ -23,6 +23,7 @@ mod tests;
 
 pub use control::Control;
 pub use error::{StartError, StopError};
+pub(crate) use keys::parse_keys;
 pub use keys::{check_keys, make_keys};
 
 use crate::bounds::MS;

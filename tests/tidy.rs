@@ -31,6 +31,7 @@ const LAYERS: &[&[&str]] = &[
     &["http"],
     &["client"],
     &["cli"],
+    &["fuzz"],
 ];
 
 /// Pairs (who, whom) that may know each other in spite of sharing a line.

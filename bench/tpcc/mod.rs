@@ -35,6 +35,7 @@ use payment::Payment;
 use random::{NuRand, stream};
 use schema::{DISTRICTS, Scale};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use stock_level::StockLevel;
 
 /// What all cores agree on.
@@ -51,6 +52,8 @@ pub struct Plan {
     replicas_of: Vec<usize>,
     nurand_load: NuRand,
     nurand: NuRand,
+    /// Counts transactions that became durable, if anybody wants to know while the run lasts.
+    commits: Option<Arc<AtomicU64>>,
 }
 
 /// The percentages of remote lines and payments.
@@ -86,7 +89,13 @@ impl Plan {
             replicas_of,
             nurand_load,
             nurand: nurand_load.for_run(rng),
+            commits: None,
         }
+    }
+
+    /// From now on.
+    pub fn count_commits(&mut self) -> Arc<AtomicU64> {
+        Arc::clone(self.commits.get_or_insert_default())
     }
 
     pub fn tables() -> Vec<Table> {
@@ -194,6 +203,12 @@ impl Workload for Tpcc {
 
     fn serves(&self, home: PartitionId) -> bool {
         !self.plan.warehouses_of(home).is_empty()
+    }
+
+    fn on_durable(&mut self, _kind: usize) {
+        if let Some(commits) = &self.plan.commits {
+            commits.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn draw(&mut self, home: PartitionId) -> Drawn<Step> {

@@ -8,6 +8,7 @@
 mod check;
 mod cluster;
 mod dev;
+mod doctor;
 mod inspect;
 mod move_leader;
 mod running;
@@ -27,6 +28,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Config, Mistakes};
 
 pub use cluster::{ClusterFlags, DevArgs};
+pub use doctor::DoctorArgs;
 pub use inspect::{InspectArgs, Inspected};
 pub use move_leader::MoveLeaderArgs;
 pub use sim::{Seeds, SimArgs};
@@ -44,6 +46,7 @@ pub enum Command {
     Dev(DevArgs),
     Serve(ServeArgs),
     Check(CheckArgs),
+    Doctor(DoctorArgs),
     Inspect(InspectArgs),
     MoveLeader(MoveLeaderArgs),
     Sim(SimArgs),
@@ -82,6 +85,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::MoveLeader(args) => move_leader::run(args),
         Command::Sim(args) => simulate::run(args),

@@ -11,6 +11,7 @@ use hyper::header::{HOST, LOCATION};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What was answered in the end.
@@ -70,25 +71,51 @@ async fn ask(url: &str) -> Result<(Asked, Option<String>), CallError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let stream = tokio::time::timeout(IO, TcpStream::connect((host, port))).await;
     let stream = stream.map_err(|_| silent(&"it takes no connection"))?.map_err(|error| silent(&error))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| silent(&error))?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    exchange(stream, authority.as_str(), path).await.map_err(|error| silent(&error))
+}
+
+/// The request, and what comes back; of whoever is at the other end.
+async fn exchange<S>(stream: S, host: &str, path: &str) -> Result<(Asked, Option<String>), Fault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the request.
     tokio::spawn(connection);
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header(HOST, authority.as_str())
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| silent(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| silent(&error))?;
+    let request = Request::builder().method(Method::POST).uri(path).header(HOST, host);
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     let (head, body) = answer.into_parts();
-    let body = Limited::new(body, HTTP_ANSWER_BYTES_MAX).collect().await.map_err(|error| silent(&error))?;
+    let body = Limited::new(body, HTTP_ANSWER_BYTES_MAX).collect().await?;
     let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
     let place = head.headers.get(LOCATION).filter(|_| head.status == StatusCode::TEMPORARY_REDIRECT);
     let next = place.and_then(|place| Some(place.to_str().ok()?.to_string()));
     Ok((Asked { status: head.status.as_u16(), text }, next))
 }
 
+/// For fuzzers: whether these bytes are taken for an answer. They are all that ever comes.
+pub(crate) fn read_answer(bytes: &[u8]) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
+    let answer = runtime.block_on(async {
+        let (ours, mut theirs) = tokio::io::duplex(bytes.len() + REQUEST_BYTES);
+        // Nobody takes an answer before it has asked; and nobody listens on once it is not taken.
+        let serve = async {
+            let _ = theirs.read(&mut [0; REQUEST_BYTES]).await;
+            let _ = theirs.write_all(bytes).await;
+            let _ = theirs.shutdown().await;
+        };
+        tokio::join!(exchange(ours, "host", "/move-leader"), serve).0
+    });
+    let Ok((Asked { status, text }, _)) = answer else { return false };
+    assert!((100..1_000).contains(&status) && text.len() <= 3 * HTTP_ANSWER_BYTES_MAX, "{status}");
+    true
+}
+
+/// What stands in the way of an answer.
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// More than the request of `read_answer` has.
+const REQUEST_BYTES: usize = 1_024;
 const IO: Duration = Duration::from_nanos(HTTP_IO_NS_MAX);
 /// A node answers when the hand-over is over; we do not know its timeout.
 const LONGEST: Duration =

@@ -16,5 +16,6 @@ mod gateway;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use client::read_answer;
 pub use client::{Asked, CallError, post};
 pub use gateway::{Gateway, HttpError, Listeners};

@@ -21,6 +21,7 @@ mod buffers;
 mod calls;
 mod flight;
 mod frame;
+pub(crate) mod fuzzing;
 mod guard;
 mod history;
 mod keys;
@@ -361,11 +362,11 @@ impl Rpc {
             return Err(Ignored::UnknownPeer);
         }
         let is_sealed = self.shared.watch.is_some();
-        let bytes = if is_sealed { self.open(now, &header, frame)? } else { packets.len() };
         if header.key != 0 && !is_sealed {
             self.shared.stats.on_refused(header.from.node);
             return Err(Ignored::UnknownKey);
         }
+        let bytes = if is_sealed { self.open(now, &header, frame)? } else { packets.len() };
         let index = self.session_with(header.from);
         let session = &mut self.sessions[usize::from(index)];
         let packets = if is_sealed { &self.opened[..bytes] } else { packets };

@@ -72,7 +72,8 @@ pub fn make_keys(path: &Path) -> io::Result<()> {
     }
 }
 
-fn parse_keys(text: &str) -> Result<Keyring, BadKeyFile> {
+/// Total: any text is a ring or a reason.
+pub(crate) fn parse_keys(text: &str) -> Result<Keyring, BadKeyFile> {
     if text.len() > KEY_FILE_BYTES_MAX {
         return Err(BadKeyFile::Long);
     }

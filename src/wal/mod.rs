@@ -19,6 +19,7 @@
 
 mod bytes;
 pub mod checkpoint;
+pub(crate) mod fuzzing;
 mod open_end;
 mod record;
 mod replay;

@@ -181,16 +181,19 @@ impl Votes {
         Ok((generation, votes))
     }
 
+    /// Where the votes of a copy end, and where its peers do; `None` for what begins like none.
+    pub(super) fn ends(bytes: &[u8]) -> Option<(usize, usize)> {
+        let header = bytes.get(..HEADER_BYTES)?;
+        let count = usize::try_from(u32_at(header, 28)).ok().filter(|count| *count <= PARTITIONS_MAX)?;
+        let peers = usize::try_from(u32_at(header, 48)).ok().filter(|peers| *peers <= NODES_MAX)?;
+        let peers_from = HEADER_BYTES + count * ENTRY_BYTES;
+        (header[..8] == *MAGIC).then_some((peers_from, peers_from + peers * PEER_BYTES))
+    }
+
     /// Like `decode`, whoever wrote it.
     pub fn decode_anyones(bytes: &[u8]) -> Result<(LogIdentity, u64, Votes), Why> {
-        let header = bytes.get(..HEADER_BYTES).ok_or(Why::Votes)?;
-        let count = usize::try_from(u32_at(header, 28)).unwrap_or(usize::MAX);
-        let peers = usize::try_from(u32_at(header, 48)).unwrap_or(usize::MAX);
-        if header[..8] != *MAGIC || count > PARTITIONS_MAX || peers > NODES_MAX {
-            return Err(Why::Votes);
-        }
-        let peers_from = HEADER_BYTES + count * ENTRY_BYTES;
-        let end = peers_from + peers * PEER_BYTES;
+        let (peers_from, end) = Votes::ends(bytes).ok_or(Why::Votes)?;
+        let (header, count) = (&bytes[..HEADER_BYTES], (peers_from - HEADER_BYTES) / ENTRY_BYTES);
         let covered = bytes.get(CRC_FROM..end).ok_or(Why::Votes)?;
         if u32_at(header, 8) != crc32c::crc32c(covered) {
             return Err(Why::Votes);

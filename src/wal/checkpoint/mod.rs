@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+pub(crate) mod fuzzing;
 mod header;
 mod reader;
 #[cfg(test)]
