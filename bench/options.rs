@@ -68,6 +68,9 @@ pub enum Bench {
     /// The transport alone: requests per second of one core, round trips, long messages; and the bare socket beside it
     #[command(after_help = "Example: mako-bench rpc --size 32,1024 --window 1,8,64 --json rpc.json")]
     Rpc(RpcOptions),
+    /// One node of a run with --processes, told by the bench on standard input what to do
+    #[command(hide = true)]
+    Steered,
     /// One node of a cluster file, that makes payments until it is killed; for tests
     #[command(hide = true)]
     Node(NodeOptions),
@@ -96,6 +99,12 @@ pub struct RunOptions {
     /// Write the durable latencies as a percentile table (.hgrm); the speculative ones beside it
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
+    /// Run each node as a process of its own, instead of all in this one
+    #[arg(long)]
+    pub processes: bool,
+    /// Words before the command of each node's process, {node} being its name
+    #[arg(long, value_name = "WORDS", requires = "processes")]
+    pub launch: Option<String>,
     #[command(flatten)]
     pub cluster: ClusterFlags,
 }
