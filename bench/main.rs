@@ -20,6 +20,7 @@ mod loading;
 mod machine;
 mod measure;
 mod micro;
+mod namespaces;
 mod node;
 mod options;
 mod registers;
@@ -42,6 +43,7 @@ use mako::cli::{MISUSED, usage_error};
 use mako::config::{Config, Mistakes, Table, format_duration_ns};
 use mako::server::{StartError, StopError};
 use mako::types::TableId;
+use namespaces::Namespaces;
 use options::{
     BankOptions, Bench, FailoverOptions, MicroOptions, Options, RestartOptions, RpcOptions, RunOptions,
     TpccOptions,
@@ -223,6 +225,8 @@ fn tell(told: Told, json: Option<&Path>) -> anyhow::Result<bool> {
 struct Embedded {
     config: Config,
     layout: Layout,
+    /// Where its nodes are, if each has a machine to itself: they go after the cluster has stopped.
+    namespaces: Option<Namespaces>,
     /// Where its logs are when no place was named: removed after the cluster has stopped.
     _temporary: Option<TempDir>,
 }
@@ -253,7 +257,7 @@ impl Embedded {
         };
         let data = temporary.as_ref().map_or_else(Default::default, |directory| directory.path().to_owned());
         let config = Config::local(&flags.local(data, tables, cpus))?;
-        Ok(Embedded { layout: Layout::new(&config, routed), config, _temporary: temporary })
+        Ok(Embedded { layout: Layout::new(&config, routed), config, namespaces: None, _temporary: temporary })
     }
 }
 
@@ -297,7 +301,9 @@ fn settings(options: &RunOptions, flags: Value) -> Map<String, Value> {
         "seed": options.seed,
         "clients": options.rate.is_none().then_some(options.clients),
         "rate": options.rate,
-        "processes": options.processes,
+        "processes": options.in_processes(),
+        "namespaces": options.namespaces,
+        "nic": options.nic.to_string(),
         "launch": options.launch,
     });
     settings.extend(common.as_object().cloned().unwrap_or_default());

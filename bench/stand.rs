@@ -8,6 +8,7 @@ use crate::children::Children;
 use crate::control::Control;
 use crate::cores::Threads;
 use crate::layout::Layout;
+use crate::namespaces::{INTERFACE, Namespaces, SUBNET, address};
 use crate::options::RunOptions;
 use crate::steered::Steerer;
 use crate::talk::Job;
@@ -15,7 +16,7 @@ use crate::workload::Workload;
 use crate::{publish, runner};
 use anyhow::bail;
 use mako::bounds::CORES_MAX;
-use mako::config::{Config, Table};
+use mako::config::{Config, NicKind, Table};
 use mako::types::{NodeId, TableId};
 use serde_json::Value;
 use std::env;
@@ -38,14 +39,22 @@ impl Stand<'_> {
         match self {
             Stand::Steers { .. } => {
                 let mut cluster = Embedded::new(options, tables, routed)?;
-                if options.processes {
+                if options.in_processes() {
                     share_cpus(&mut cluster.config);
+                }
+                if options.namespaces {
+                    cluster.namespaces = Some(spread(&mut cluster.config, &options.nic)?);
                 }
                 Ok(cluster)
             }
             Stand::Steered { job, .. } => {
                 let config = Config::parse(&job.cluster, "the cluster file", CORES_MAX)?;
-                Ok(Embedded { layout: Layout::new(&config, routed), config, _temporary: None })
+                Ok(Embedded {
+                    layout: Layout::new(&config, routed),
+                    config,
+                    namespaces: None,
+                    _temporary: None,
+                })
             }
         }
     }
@@ -60,14 +69,17 @@ impl Stand<'_> {
         flags: Value,
         make: impl Fn(u32) -> W + Send + Sync + 'static,
     ) -> anyhow::Result<bool> {
-        let Embedded { config, layout, _temporary: _directory } = cluster;
+        let Embedded { config, layout, namespaces, _temporary: _directory } = cluster;
         match self {
             Stand::Steers { interrupted } => {
-                let outcome = if options.processes {
+                let outcome = if options.in_processes() {
                     let words: Vec<String> =
                         env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
                     let launch = options.launch.iter().flat_map(|launch| launch.split_whitespace());
-                    let launch: Vec<String> = launch.map(str::to_string).collect();
+                    let launch = match &namespaces {
+                        Some(_) => Namespaces::launch(),
+                        None => launch.map(str::to_string).collect(),
+                    };
                     let kinds = W::KINDS.len();
                     let children = Children::start(&config, &words, &launch, kinds, interrupted)?;
                     runner::steer(options, &layout, interrupted, &make(0), children)?
@@ -96,11 +108,46 @@ fn generators(node: NodeId) -> u32 {
     u32::from(node.0) * CORES_MAX as u32
 }
 
+/// Gives each node a namespace, and an address there: the kernel's, or one of its DPDK port alone.
+fn spread(config: &mut Config, nic: &NicKind) -> anyhow::Result<Namespaces> {
+    let cores = (0..).map(NodeId).take(config.nodes.len()).map(|node| config.cores(node)).max();
+    for (number, node) in config.nodes.iter_mut().enumerate() {
+        node.listen = (address(number), node.listen.port()).into();
+        if let NicKind::Dpdk(device) = nic {
+            node.nic = NicKind::Dpdk(device_of(device));
+            node.subnet = Some(SUBNET.parse()?);
+        }
+    }
+    let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+    Namespaces::make(&names, cores.unwrap_or(1), *nic == NicKind::Udp)
+}
+
+/// A driver alone becomes a device over the interface of the namespace.
+fn device_of(spelt: &str) -> String {
+    let (name, arguments) = spelt.split_once(',').unwrap_or((spelt, ""));
+    let number = if name.ends_with(|last: char| last.is_ascii_digit()) { "" } else { "0" };
+    let comma = if arguments.is_empty() { "" } else { "," };
+    format!("{name}{number},iface={INTERFACE}{comma}{arguments}")
+}
+
 /// A process does not see that the CPUs its cores would spin on are those that other nodes need.
 fn share_cpus(config: &mut Config) {
     let nodes = (0..).map(NodeId).take(config.nodes.len());
     let cores: usize = nodes.map(|node| config.cores(node)).sum();
     if cores > std::thread::available_parallelism().map_or(1, usize::from) {
         config.spin_ns = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_becomes_a_device_over_the_interface_of_a_namespace() {
+        let devices = ["net_af_xdp", "net_af_packet1", "net_af_xdp,force_copy=1"].map(device_of);
+        let expected =
+            ["net_af_xdp0,iface=mako0", "net_af_packet1,iface=mako0", "net_af_xdp0,iface=mako0,force_copy=1"];
+        assert_eq!(devices, expected);
     }
 }

@@ -11,7 +11,7 @@ use crate::talk::{Answer, Job, Request};
 use crate::workload::Workload;
 use anyhow::{Context, bail};
 use mako::bounds::SECOND;
-use mako::server::{Interrupter, Watch};
+use mako::server::{Interrupter, StartError, StopError, Watch};
 use serde::Serialize;
 use std::io::{self, BufRead, Write};
 use std::process;
@@ -75,7 +75,9 @@ impl Steerer {
 
 /// Tells why the run cannot go on.
 pub fn fail(why: &anyhow::Error) -> anyhow::Result<()> {
-    answer(&Answer::<()>::Failed(format!("{why:#}")))
+    // The engine's errors name their causes themselves.
+    let is_engines = why.is::<StartError>() || why.is::<StopError>();
+    answer(&Answer::<()>::Failed(if is_engines { format!("{why}") } else { format!("{why:#}") }))
 }
 
 fn answer(answer: &impl Serialize) -> anyhow::Result<()> {
