@@ -9,6 +9,7 @@ use crate::workload::{Drawn, Inspection, Role, Stage, Verdicts, Workload};
 use mako::config::Table;
 use mako::txn::{Abort, Procedure, Txn};
 use mako::types::{PartitionId, Prng, TableId};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -59,6 +60,12 @@ fn key(prefix: u32, account: u32) -> Key {
 pub struct Bank {
     plan: Arc<Plan>,
     rng: Prng,
+    found: Found,
+}
+
+/// What the audits of a core saw.
+#[derive(Serialize, Deserialize, Clone, Default)]
+pub struct Found {
     leader: Audits,
     follower: Audits,
     /// Of the looks at each replica after the run.
@@ -66,7 +73,7 @@ pub struct Bank {
 }
 
 /// Audits of one role.
-#[derive(Clone, Default)]
+#[derive(Serialize, Deserialize, Clone, Default)]
 struct Audits {
     done: u64,
     /// The first that was wrong.
@@ -103,13 +110,13 @@ impl Bank {
     pub fn new(plan: Arc<Plan>, generator: u32) -> Bank {
         // Neighbouring seeds and generators must not share a stream.
         let seed = plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(generator));
-        let none = Audits::default();
-        Bank { plan, rng: Prng::with_seed(seed), leader: none.clone(), follower: none.clone(), last: none }
+        Bank { plan, rng: Prng::with_seed(seed), found: Found::default() }
     }
 }
 
 impl Workload for Bank {
     type Procedure = Step;
+    type Findings = Found;
     const KINDS: &'static [&'static str] = &["transfer"];
 
     fn load_steps(&self, partition: PartitionId) -> u32 {
@@ -142,29 +149,32 @@ impl Workload for Bank {
     fn on_inspected(&mut self, inspection: Inspection, procedure: Step) -> Option<Step> {
         let Step::Audit(audit) = procedure else { unreachable!("only audits inspect") };
         let audits = match (inspection.stage, inspection.role) {
-            (Stage::Check, _) => &mut self.last,
-            (Stage::Audit, Role::Leader) => &mut self.leader,
-            (Stage::Audit, Role::Follower) => &mut self.follower,
+            (Stage::Check, _) => &mut self.found.last,
+            (Stage::Audit, Role::Leader) => &mut self.found.leader,
+            (Stage::Audit, Role::Follower) => &mut self.found.follower,
         };
         audits.add(&self.plan, inspection, audit.seen.get());
         None
     }
 
-    fn verdicts(cores: &[&Bank]) -> Verdicts {
-        let plan = &cores.first().expect("a cluster has a core").plan;
-        let verdict = |of: fn(&Bank) -> &Audits| Audits::total(cores.iter().map(|core| of(core))).verdict();
+    fn findings(&self) -> Found {
+        self.found.clone()
+    }
+
+    fn verdicts(&self, found: &[Found]) -> Verdicts {
+        let verdict = |of: fn(&Found) -> &Audits| Audits::total(found.iter().map(of)).verdict();
         let mut verdicts = Verdicts::from([
             ("total".to_string(), verdict(|core| &core.last)),
             ("audits_leader".to_string(), verdict(|core| &core.leader)),
         ]);
-        if plan.layout.has_followers() {
+        if self.plan.layout.has_followers() {
             verdicts.insert("audits_follower".to_string(), verdict(|core| &core.follower));
         }
         verdicts
     }
 
-    fn figures(cores: &[&Bank]) -> Map<String, Value> {
-        let done = |of: fn(&Bank) -> &Audits| cores.iter().map(|core| of(core).done).sum::<u64>();
+    fn figures(found: &[Found]) -> Map<String, Value> {
+        let done = |of: fn(&Found) -> &Audits| found.iter().map(|found| of(found).done).sum::<u64>();
         let audits = json!({ "leader": done(|core| &core.leader), "follower": done(|core| &core.follower) });
         Map::from_iter([("audits".to_string(), audits)])
     }
@@ -301,9 +311,9 @@ mod tests {
         }
         audit(&mut bank, &engine, Stage::Audit, Role::Leader);
         audit(&mut bank, &engine, Stage::Check, Role::Leader);
-        let verdicts = Bank::verdicts(&[&bank]);
+        let verdicts = bank.verdicts(&[bank.findings()]);
         assert!(verdicts.values().all(Option::is_none), "{verdicts:?}");
-        assert_eq!(Bank::figures(&[&bank])["audits"], json!({ "leader": 1, "follower": 0 }));
+        assert_eq!(Bank::figures(&[bank.findings()])["audits"], json!({ "leader": 1, "follower": 0 }));
     }
 
     /// An audit that cannot fail would bless every engine.
@@ -315,7 +325,7 @@ mod tests {
         engine.put(TABLE, &key, &(FIRST_BALANCE + 1).to_le_bytes());
         audit(&mut bank, &engine, Stage::Audit, Role::Leader);
         assert!(
-            Bank::verdicts(&[&bank])["audits_leader"]
+            bank.verdicts(&[bank.findings()])["audits_leader"]
                 .as_ref()
                 .is_some_and(|why| why.contains("1200001 in 1200"))
         );
@@ -325,7 +335,9 @@ mod tests {
         engine.delete(TABLE, &bank.plan.key(8));
         audit(&mut bank, &engine, Stage::Check, Role::Leader);
         assert!(
-            Bank::verdicts(&[&bank])["total"].as_ref().is_some_and(|why| why.contains("1200000 in 1199"))
+            bank.verdicts(&[bank.findings()])["total"]
+                .as_ref()
+                .is_some_and(|why| why.contains("1200000 in 1199"))
         );
     }
 
@@ -335,7 +347,8 @@ mod tests {
         let engine = open(&bank);
         audit(&mut bank, &engine, Stage::Audit, Role::Leader);
         audit(&mut bank, &engine, Stage::Check, Role::Leader);
-        let failed: Vec<_> = Bank::verdicts(&[&bank]).into_iter().filter(|(_, why)| why.is_some()).collect();
+        let failed: Vec<_> =
+            bank.verdicts(&[bank.findings()]).into_iter().filter(|(_, why)| why.is_some()).collect();
         assert_eq!(failed, [("audits_follower".to_string(), Some("no audit was made".to_string()))]);
     }
 

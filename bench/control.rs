@@ -1,17 +1,21 @@
-//! How the steering thread and the cores agree on what to do: the phase, the measured window, who is done.
+//! How the steering thread and the cores of one process agree on what to do: the phase, the measured window, who
+//! is done.
 //!
 //! Atomics only, written rarely: a core reads the phase once a turn and everything else when it changes.
-//! It decides nothing; `runner` moves the phases on, `driver` obeys them.
+//! It decides nothing; `runner` moves the phases on, `driver` obeys them. Of a run of several processes each has its
+//! own, and `steered` carries between them what one cannot know of the others.
 //!
 //! Invariants:
 //!   1. Phases only move forward.
 //!   2. The window is written before the phase that uses it, so a core in `Run` sees the final window.
-//!   3. One core claims the load of a partition, however often leadership moves.
+//!   3. One core claims the load of a partition, however often leadership moves: in a run of several processes, one
+//!      of the process it is granted to.
 #![forbid(unsafe_code)]
 
 use mako::types::{PartitionId, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub struct Control {
     phase: AtomicU8,
@@ -22,7 +26,8 @@ pub struct Control {
     /// Load steps that are durable. Monotone.
     steps_loaded: AtomicU64,
     partitions_loaded: AtomicUsize,
-    claimed: Box<[AtomicBool]>,
+    /// By partition: who may load it.
+    claims: Box<[AtomicU8]>,
     /// By phase: cores that have nothing left to do in it.
     arrived: [AtomicUsize; PHASES.len()],
     generators: AtomicU32,
@@ -30,7 +35,7 @@ pub struct Control {
 }
 
 /// What the cores are doing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {
     /// Fill the tables.
     Load,
@@ -63,7 +68,17 @@ impl Window {
 }
 
 impl Control {
+    /// Of a run whose cores are all in this process.
     pub fn new(partitions: usize) -> Control {
+        Control::with_claims(partitions, GRANTED, 0)
+    }
+
+    /// Of one process of several: what it may load, it is told. `generators` is a number below all of its own.
+    pub fn of_one_process(partitions: usize, generators: u32) -> Control {
+        Control::with_claims(partitions, FREE, generators)
+    }
+
+    fn with_claims(partitions: usize, claim: u8, generators: u32) -> Control {
         Control {
             phase: AtomicU8::new(0),
             window_from: AtomicU64::new(0),
@@ -71,9 +86,9 @@ impl Control {
             latest_commit: AtomicU64::new(0),
             steps_loaded: AtomicU64::new(0),
             partitions_loaded: AtomicUsize::new(0),
-            claimed: (0..partitions).map(|_| AtomicBool::new(false)).collect(),
+            claims: (0..partitions).map(|_| AtomicU8::new(claim)).collect(),
             arrived: std::array::from_fn(|_| AtomicUsize::new(0)),
-            generators: AtomicU32::new(0),
+            generators: AtomicU32::new(generators),
             failure: Mutex::new(None),
         }
     }
@@ -102,9 +117,27 @@ impl Control {
         self.generators.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether the caller is the one to load this partition (invariant 3).
+    /// Whether the caller is the one to load this partition (invariant 3). In a run of several processes it may
+    /// have to ask again.
     pub fn claim(&self, partition: PartitionId) -> bool {
-        !self.claimed[usize::from(partition.0)].swap(true, Ordering::Relaxed)
+        let claim = &self.claims[usize::from(partition.0)];
+        let move_on =
+            |from, to| claim.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        move_on(FREE, WISHED);
+        move_on(GRANTED, TAKEN)
+    }
+
+    /// Partitions that a core here would load, if it were granted.
+    pub fn wishes(&self) -> impl Iterator<Item = PartitionId> {
+        let claims = (0..).map(PartitionId).zip(&self.claims);
+        claims.filter(|(_, claim)| claim.load(Ordering::Relaxed) == WISHED).map(|(partition, _)| partition)
+    }
+
+    /// A core here may load it, and no other process will.
+    pub fn grant(&self, partition: PartitionId) {
+        if let Some(claim) = self.claims.get(usize::from(partition.0)) {
+            let _ = claim.compare_exchange(WISHED, GRANTED, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     pub fn add_step_loaded(&self) {
@@ -151,6 +184,12 @@ impl Control {
     }
 }
 
+/// What has become of the load of a partition: a core would like to do it, it may, one does.
+const FREE: u8 = 0;
+const WISHED: u8 = 1;
+const GRANTED: u8 = 2;
+const TAKEN: u8 = 3;
+
 const PHASES: [Phase; 6] = [Phase::Load, Phase::Settle, Phase::Run, Phase::Drain, Phase::Check, Phase::Done];
 const _: () = {
     let mut i = 0;
@@ -171,6 +210,21 @@ mod tests {
         assert!(control.claim(PartitionId(1)));
         assert!(!control.claim(PartitionId(1)));
         assert!(control.claim(PartitionId(0)));
+    }
+
+    /// The same, where another process may have claimed it already.
+    #[test]
+    fn one_process_of_several_loads_what_it_was_granted() {
+        let control = Control::of_one_process(3, 100);
+        assert!(!control.claim(PartitionId(1)));
+        assert!(control.wishes().eq([PartitionId(1)]));
+        for granted in [1, 2, 9] {
+            control.grant(PartitionId(granted));
+        }
+        assert_eq!(control.wishes().count(), 0);
+        assert!(control.claim(PartitionId(1)) && !control.claim(PartitionId(1)));
+        assert!(!control.claim(PartitionId(2)), "nobody here had asked for it");
+        assert_eq!(control.register_generator(), 101);
     }
 
     #[test]

@@ -300,6 +300,7 @@ impl Counting {
 
 impl Workload for Counting {
     type Procedure = Nothing;
+    type Findings = u32;
     const KINDS: &'static [&'static str] = &["nothing", "never"];
 
     fn load_steps(&self, _partition: PartitionId) -> u32 {
@@ -334,8 +335,12 @@ impl Workload for Counting {
         None
     }
 
-    fn verdicts(cores: &[&Counting]) -> Verdicts {
-        let wrong = cores.iter().any(|core| core.checks == 0).then(|| "a core checked nothing".to_string());
+    fn findings(&self) -> u32 {
+        self.checks
+    }
+
+    fn verdicts(&self, checks: &[u32]) -> Verdicts {
+        let wrong = checks.contains(&0).then(|| "a core checked nothing".to_string());
         Verdicts::from([("counted".to_string(), wrong)])
     }
 }

@@ -5,7 +5,9 @@
 
 mod arrivals;
 mod bank;
+mod children;
 mod control;
+mod cores;
 mod driver;
 mod failover;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod loading;
 mod machine;
 mod measure;
 mod micro;
+mod namespaces;
 mod node;
 mod options;
 mod registers;
@@ -26,11 +29,14 @@ mod report;
 mod restart;
 mod rpc;
 mod runner;
+mod stand;
+mod steered;
 mod summary;
+mod talk;
 mod tpcc;
 mod workload;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use failover::Told;
 use layout::Layout;
 use mako::cli::ClusterFlags;
@@ -38,17 +44,20 @@ use mako::cli::{MISUSED, usage_error};
 use mako::config::{Config, Mistakes, Table, format_duration_ns};
 use mako::server::{StartError, StopError};
 use mako::types::TableId;
+use namespaces::Namespaces;
 use options::{
     BankOptions, Bench, FailoverOptions, MicroOptions, Options, RestartOptions, RpcOptions, RunOptions,
     TpccOptions,
 };
 use report::{Outcome, Report};
 use serde_json::{Map, Value, json};
+use stand::Stand;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use steered::Steerer;
 use tempfile::TempDir;
 use workload::Workload;
 
@@ -61,15 +70,11 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(error) => return refuse(&error),
     };
-    let result = runner::catch_interrupts().and_then(|interrupted| match options.bench {
-        Bench::Tpcc(options) => tpcc(&options, &interrupted),
-        Bench::Micro(options) => micro(&options, &interrupted),
-        Bench::Bank(options) => bank(&options, &interrupted),
-        Bench::Failover(options) => failover(&options, &interrupted),
-        Bench::Restart(options) => restart(&options, &interrupted),
-        Bench::Rpc(options) => rpc(&options, &interrupted),
-        Bench::Node(options) => node::run(&options).map(|()| true),
-    });
+    let result = match options.bench {
+        // It ends when its input does, and by no signal that can be caught.
+        Bench::Steered => obey(),
+        bench => runner::catch_interrupts().and_then(|interrupted| run(bench, &interrupted)),
+    };
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -90,6 +95,41 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(bench: Bench, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+    match bench {
+        Bench::Failover(options) => failover(&options, interrupted),
+        Bench::Restart(options) => restart(&options, interrupted),
+        Bench::Rpc(options) => rpc(&options, interrupted),
+        Bench::Node(options) => node::run(&options).map(|()| true),
+        bench => work(bench, Stand::Steers { interrupted }),
+    }
+}
+
+/// What has a workload of its own.
+fn work(bench: Bench, stand: Stand<'_>) -> anyhow::Result<bool> {
+    match bench {
+        Bench::Tpcc(options) => tpcc(&options, stand),
+        Bench::Micro(options) => micro(&options, stand),
+        Bench::Bank(options) => bank(&options, stand),
+        _ => bail!("a bench that has no nodes to steer (the first line of standard input)"),
+    }
+}
+
+/// As one node of a run that another process steers.
+fn obey() -> anyhow::Result<bool> {
+    let (steerer, job) = Steerer::meet()?;
+    let words = ["mako-bench".to_string()].into_iter().chain(job.words.iter().cloned());
+    let done = match Options::read(words) {
+        Ok(options) => work(options.bench, Stand::Steered { steerer, job }),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(done) => Ok(done),
+        // It is told, and not printed: whoever steers does that.
+        Err(why) => steered::fail(&why).map(|()| false),
+    }
+}
+
 /// Help and version are no mistakes: clap prints them, and they succeed.
 fn refuse(error: &clap::Error) -> ExitCode {
     match usage_error(error) {
@@ -100,12 +140,15 @@ fn refuse(error: &clap::Error) -> ExitCode {
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn tpcc(options: &TpccOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
-    let mut cluster = Embedded::new(&options.run, tpcc::Plan::tables(), tpcc::Plan::table())?;
+fn tpcc(options: &TpccOptions, stand: Stand<'_>) -> anyhow::Result<bool> {
+    let mut cluster = stand.cluster(&options.run, tpcc::Plan::tables(), tpcc::Plan::table())?;
     let remote = tpcc::Remote { item_pct: options.remote_item_pct, payment_pct: options.remote_payment_pct };
     let mut plan = tpcc::Plan::new(options.run.seed, options.warehouses, remote, &cluster.layout);
     let mut flood = None;
     if let Some(rate) = options.flood {
+        if options.run.in_processes() {
+            bail!("--flood with --processes: it counts the transactions of this process; leave one of them out");
+        }
         flood::seal(&mut cluster.config)?;
         let RunOptions { warmup_ns, duration_ns, .. } = options.run;
         let how = flood::Plan { rate, warmup_ns, duration_ns };
@@ -118,18 +161,17 @@ fn tpcc(options: &TpccOptions, interrupted: &AtomicBool) -> anyhow::Result<bool>
         "remote_payment_pct": options.remote_payment_pct,
     });
     let make = move |generator| tpcc::Tpcc::new(plan.clone(), generator);
-    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make);
-    let told = flood.map(flood::Flood::finish).transpose();
-    let (mut outcome, told) = (outcome?, told?);
-    if let Some(told) = told {
-        outcome.figures.insert("flood".to_string(), told.figures);
-        outcome.verdicts.insert("flood".to_string(), told.verdict);
-    }
-    publish::<tpcc::Tpcc>("tpcc", &options.run, flags, &outcome)
+    stand.go("tpcc", &options.run, cluster, flags, make, |outcome| {
+        if let Some(told) = flood.map(flood::Flood::finish).transpose()? {
+            outcome.figures.insert("flood".to_string(), told.figures);
+            outcome.verdicts.insert("flood".to_string(), told.verdict);
+        }
+        Ok(())
+    })
 }
 
-fn micro(options: &MicroOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
-    let cluster = Embedded::new(&options.run, micro::Plan::tables(), micro::TABLE)?;
+fn micro(options: &MicroOptions, stand: Stand<'_>) -> anyhow::Result<bool> {
+    let cluster = stand.cluster(&options.run, micro::Plan::tables(), micro::TABLE)?;
     let plan = Arc::new(micro::Plan::new(options.run.seed, options, cluster.layout.clone()));
     let flags = json!({
         "keys": options.keys,
@@ -138,17 +180,15 @@ fn micro(options: &MicroOptions, interrupted: &AtomicBool) -> anyhow::Result<boo
         "value_size": options.value_size,
     });
     let make = move |generator| micro::Micro::new(plan.clone(), generator);
-    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make)?;
-    publish::<micro::Micro>("micro", &options.run, flags, &outcome)
+    stand.go("micro", &options.run, cluster, flags, make, |_| Ok(()))
 }
 
-fn bank(options: &BankOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
-    let cluster = Embedded::new(&options.run, bank::Plan::tables(), bank::TABLE)?;
+fn bank(options: &BankOptions, stand: Stand<'_>) -> anyhow::Result<bool> {
+    let cluster = stand.cluster(&options.run, bank::Plan::tables(), bank::TABLE)?;
     let plan = Arc::new(bank::Plan::new(options.run.seed, options.accounts, cluster.layout.clone()));
     let flags = json!({ "accounts": options.accounts });
     let make = move |generator| bank::Bank::new(plan.clone(), generator);
-    let outcome = runner::run(&options.run, cluster.config, &cluster.layout, interrupted, make)?;
-    publish::<bank::Bank>("bank", &options.run, flags, &outcome)
+    stand.go("bank", &options.run, cluster, flags, make, |_| Ok(()))
 }
 
 fn failover(options: &FailoverOptions, interrupted: &AtomicBool) -> anyhow::Result<bool> {
@@ -203,6 +243,8 @@ fn tell(told: Told, json: Option<&Path>) -> anyhow::Result<bool> {
 struct Embedded {
     config: Config,
     layout: Layout,
+    /// Where its nodes are, if each has a machine to itself: they go after the cluster has stopped.
+    namespaces: Option<Namespaces>,
     /// Where its logs are when no place was named: removed after the cluster has stopped.
     _temporary: Option<TempDir>,
 }
@@ -233,7 +275,7 @@ impl Embedded {
         };
         let data = temporary.as_ref().map_or_else(Default::default, |directory| directory.path().to_owned());
         let config = Config::local(&flags.local(data, tables, cpus))?;
-        Ok(Embedded { layout: Layout::new(&config, routed), config, _temporary: temporary })
+        Ok(Embedded { layout: Layout::new(&config, routed), config, namespaces: None, _temporary: temporary })
     }
 }
 
@@ -277,6 +319,10 @@ fn settings(options: &RunOptions, flags: Value) -> Map<String, Value> {
         "seed": options.seed,
         "clients": options.rate.is_none().then_some(options.clients),
         "rate": options.rate,
+        "processes": options.in_processes(),
+        "namespaces": options.namespaces,
+        "nic": options.nic.to_string(),
+        "launch": options.launch,
     });
     settings.extend(common.as_object().cloned().unwrap_or_default());
     settings

@@ -9,7 +9,9 @@
 use hdrhistogram::Histogram;
 use mako::bounds::SECOND;
 use mako::txn::Abort;
+use serde::{Deserialize, Serialize};
 
+#[derive(Serialize, Deserialize)]
 pub struct Measures {
     /// By type: `[local, distributed]`.
     series: Vec<[Series; 2]>,
@@ -18,14 +20,17 @@ pub struct Measures {
     pub rolled_back: u64,
 }
 
+#[derive(Serialize, Deserialize)]
 pub struct Series {
     pub committed: u64,
+    #[serde(with = "counts")]
     pub speculative: Histogram<u64>,
+    #[serde(with = "counts")]
     pub durable: Histogram<u64>,
 }
 
 /// Ends that are no commits, and attempts that came to nothing.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Aborted {
     /// Attempts, those that were repeated with success included.
     pub conflict: u64,
@@ -111,6 +116,25 @@ impl Series {
     }
 }
 
+/// A histogram as the values it has seen and how often: between processes, which have the same bounds.
+mod counts {
+    use super::{Histogram, histogram};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(histogram: &Histogram<u64>, to: S) -> Result<S::Ok, S::Error> {
+        let seen = histogram.iter_recorded();
+        to.collect_seq(seen.map(|value| (value.value_iterated_to(), value.count_at_value())))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Histogram<u64>, D::Error> {
+        let mut whole = histogram();
+        for (value, count) in Vec::<(u64, u64)>::deserialize(from)? {
+            whole.saturating_record_n(value, count);
+        }
+        Ok(whole)
+    }
+}
+
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, LATENCY_DIGITS).expect("constant bounds")
 }
@@ -150,6 +174,25 @@ mod tests {
         assert_eq!((total.committed, total.durable.len(), one.rolled_back), (2, 2, 1));
         assert_eq!(one.series(1, true).committed, 1);
         assert!(total.durable.max() >= 4_000_000 && total.speculative.max() < 4_000);
+    }
+
+    /// What another process has measured must come to the same percentiles as if it had been measured here.
+    #[test]
+    fn measures_are_the_same_after_a_journey() {
+        let mut measures = Measures::new(2);
+        (1..10_000u64).for_each(|n| measures.on_durable(1, n % 3 == 0, n * 77, n * n * 1_001));
+        measures.on_durable(0, false, 0, u64::MAX);
+        measures.on_aborted(&Abort::User, 3);
+        measures.rolled_back = 5;
+        let json = serde_json::to_string(&measures).unwrap();
+        let back: Measures = serde_json::from_str(&json).unwrap();
+        for (kind, distributed) in [(0, false), (0, true), (1, false), (1, true)] {
+            let (there, here) = (back.series(kind, distributed), measures.series(kind, distributed));
+            assert_eq!(there.committed, here.committed);
+            assert!(there.durable == here.durable && there.speculative == here.speculative);
+        }
+        assert_eq!((back.aborted, back.rolled_back), (measures.aborted, 5));
+        assert_eq!(back.total().durable.max(), measures.total().durable.max());
     }
 
     /// A stall of minutes must show as the highest latency there is, not vanish or panic.

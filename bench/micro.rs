@@ -11,6 +11,7 @@ use mako::bounds::SCAN_ROWS_MAX;
 use mako::config::Table;
 use mako::txn::{Abort, Procedure, Txn};
 use mako::types::{PartitionId, Prng, TableId};
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -63,6 +64,11 @@ fn key(prefix: u32, index: u32) -> Key {
 pub struct Micro {
     plan: Arc<Plan>,
     rng: Prng,
+    counts: Counts,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy, Default)]
+pub struct Counts {
     /// Counters raised by durable updates of this core.
     raised: u64,
     /// Counters found after the run, of the partitions led here.
@@ -74,12 +80,13 @@ impl Micro {
     pub fn new(plan: Arc<Plan>, generator: u32) -> Micro {
         // Neighbouring seeds and generators must not share a stream.
         let seed = plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(generator));
-        Micro { plan, rng: Prng::with_seed(seed), raised: 0, found: 0, rows_found: 0 }
+        Micro { plan, rng: Prng::with_seed(seed), counts: Counts::default() }
     }
 }
 
 impl Workload for Micro {
     type Procedure = Step;
+    type Findings = Counts;
     const KINDS: &'static [&'static str] = &["read", "update"];
 
     fn load_steps(&self, _partition: PartitionId) -> u32 {
@@ -112,7 +119,7 @@ impl Workload for Micro {
 
     fn on_durable(&mut self, kind: usize) {
         if kind == UPDATE {
-            self.raised += self.plan.keys_per_txn as u64;
+            self.counts.raised += self.plan.keys_per_txn as u64;
         }
     }
 
@@ -126,14 +133,18 @@ impl Workload for Micro {
     fn on_inspected(&mut self, _inspection: Inspection, procedure: Step) -> Option<Step> {
         let Step::Sum(sum) = procedure else { unreachable!("only sums inspect") };
         let (raised, rows, next) = sum.seen.get();
-        self.found += raised;
-        self.rows_found += rows;
+        self.counts.found += raised;
+        self.counts.rows_found += rows;
         next.map(|from| Step::Sum(Sum { from, ..sum }))
     }
 
-    fn verdicts(cores: &[&Micro]) -> Verdicts {
-        let plan = &cores.first().expect("a cluster has a core").plan;
-        let total = |of: fn(&Micro) -> u64| cores.iter().map(|core| of(core)).sum::<u64>();
+    fn findings(&self) -> Counts {
+        self.counts
+    }
+
+    fn verdicts(&self, counts: &[Counts]) -> Verdicts {
+        let plan = &self.plan;
+        let total = |of: fn(&Counts) -> u64| counts.iter().map(of).sum::<u64>();
         let (raised, found) = (total(|core| core.raised), total(|core| core.found));
         let rows = u64::from(plan.keys_per_partition) * plan.layout.partition_count() as u64;
         let rows_found = total(|core| core.rows_found);
@@ -297,12 +308,12 @@ mod tests {
         let (node, stage, role) = (NodeId(0), Stage::Check, Role::Leader);
         let home = PartitionId(0);
         let inspection = Inspection { stage, node, home, role };
-        (micro.found, micro.rows_found) = (0, 0);
+        (micro.counts.found, micro.counts.rows_found) = (0, 0);
         let mut next = micro.check(inspection, 0);
         while let Some(step) = next {
             next = micro.on_inspected(inspection, engine.inspect(step));
         }
-        Micro::verdicts(&[&*micro])
+        micro.verdicts(&[micro.findings()])
     }
 
     /// The bench's own proof that no update is lost: it must hold after a run and fail after a loss.

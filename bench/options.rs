@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mako::bounds::{CHUNK_BYTES, CORES_MAX, MESSAGE_BYTES_MAX, NODES_MAX, REQUEST_SLOTS};
 use mako::cli::ClusterFlags;
-use mako::config::{format_size_bytes, parse_duration_ns, parse_size_bytes};
+use mako::config::{NicKind, format_size_bytes, parse_duration_ns, parse_size_bytes};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -36,6 +36,9 @@ impl Options {
                 bench.mut_arg("log_bytes", |log| log.default_value("256MiB"))
             });
         let options = Options::from_arg_matches(&command.clone().try_get_matches_from(words)?)?;
+        if let Some(why) = options.bench.run().and_then(RunOptions::mistake) {
+            return Err(command.clone().error(ErrorKind::ArgumentConflict, why));
+        }
         match &options.bench {
             Bench::Failover(FailoverOptions { flip: 1.., kill, .. }) if *kill != Victim::Follower => {
                 let why = "bits are flipped in the files of a follower; add --kill follower\n";
@@ -68,9 +71,41 @@ pub enum Bench {
     /// The transport alone: requests per second of one core, round trips, long messages; and the bare socket beside it
     #[command(after_help = "Example: mako-bench rpc --size 32,1024 --window 1,8,64 --json rpc.json")]
     Rpc(RpcOptions),
+    /// One node of a run with --processes, told by the bench on standard input what to do
+    #[command(hide = true)]
+    Steered,
     /// One node of a cluster file, that makes payments until it is killed; for tests
     #[command(hide = true)]
     Node(NodeOptions),
+}
+
+impl Bench {
+    fn run(&self) -> Option<&RunOptions> {
+        match self {
+            Bench::Tpcc(options) => Some(&options.run),
+            Bench::Micro(options) => Some(&options.run),
+            Bench::Bank(options) => Some(&options.run),
+            _ => None,
+        }
+    }
+}
+
+impl RunOptions {
+    pub fn in_processes(&self) -> bool {
+        self.processes || self.namespaces
+    }
+
+    fn mistake(&self) -> Option<&'static str> {
+        match &self.nic {
+            NicKind::Dpdk(_) if !self.namespaces => {
+                Some("a DPDK port needs an interface of its own for each node; add --namespaces\n")
+            }
+            NicKind::Dpdk(device) if !device.starts_with("net_") => {
+                Some("a namespace has no device but its veth; write dpdk:net_af_xdp or dpdk:net_af_packet\n")
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -96,6 +131,18 @@ pub struct RunOptions {
     /// Write the durable latencies as a percentile table (.hgrm); the speculative ones beside it
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
+    /// Run each node as a process of its own, instead of all in this one
+    #[arg(long)]
+    pub processes: bool,
+    /// Words before the command of each node's process, {node} being its name
+    #[arg(long, value_name = "WORDS", requires = "processes", conflicts_with = "namespaces")]
+    pub launch: Option<String>,
+    /// Give each node's process a network namespace of its own, joined by a bridge; needs root
+    #[arg(long)]
+    pub namespaces: bool,
+    /// What the nodes' frames go over: udp, dpdk:net_af_xdp or dpdk:net_af_packet, the latter two in namespaces
+    #[arg(long, value_name = "NIC", default_value = "udp")]
+    pub nic: NicKind,
     #[command(flatten)]
     pub cluster: ClusterFlags,
 }
@@ -349,11 +396,15 @@ mod tests {
             "rpc --message 9MiB",
             "rpc --sessions 0",
             "bank --rate 10 --clients 10",
+            "bank --launch x",
+            "bank --namespaces --launch x",
+            "bank --nic dpdk:net_af_xdp",
+            "bank --namespaces --nic dpdk:0000:3b:00.0",
             "ycsb",
         ];
         for line in bad {
             let words = ["mako-bench"].into_iter().chain(line.split(' '));
-            let error = Options::try_parse_from(words).map(|_| line).expect_err(line);
+            let error = Options::read(words).map(|_| line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(mako::cli::usage_error(&error).is_some_and(|text| text.starts_with("error: ")), "{line}");
         }

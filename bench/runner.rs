@@ -1,7 +1,7 @@
 //! One run from start to end: the cluster, its phases, and what the cores bring back.
 //!
-//! This is the steering thread: it waits, moves the phase on and reads the process's own counters. The cores do
-//! the work (`driver`).
+//! This is the steering thread: it waits, looks how far the cores are, and moves the phase on. The cores do the work
+//! (`driver`), in this process or in others (`cores`).
 //!
 //! Invariant: whatever goes wrong, the cluster is stopped before an error is returned. A drain or check that does
 //! not end is a check that failed, not an error: what was measured is still reported.
@@ -9,10 +9,8 @@
 
 use crate::arrivals::Load;
 use crate::control::{Control, Phase, Window};
-use crate::driver::BenchDriver;
+use crate::cores::{Cores, Harvest, Progress, Step, Threads};
 use crate::layout::Layout;
-use crate::machine;
-use crate::measure::Measures;
 use crate::options::RunOptions;
 use crate::report::{Cpu, Outcome};
 use crate::workload::{Verdicts, Workload};
@@ -21,14 +19,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mako::bounds::{MS, SECOND};
 use mako::clock;
 use mako::config::Config;
-use mako::server::{Cluster, CoreReport};
-use mako::types::{CoreId, NodeId, Timestamp};
+use mako::server::Watch;
+use mako::types::{NodeId, Timestamp};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Runs a workload; `make` builds it for a core, from a number no other core has.
+/// Runs a workload on a cluster inside this process; `make` builds it for a core, from a number no other core has.
 pub fn run<W: Workload>(
     options: &RunOptions,
     config: Config,
@@ -38,55 +37,51 @@ pub fn run<W: Workload>(
 ) -> anyhow::Result<Outcome> {
     let control = Arc::new(Control::new(layout.partition_count()));
     let probe = make(0);
-    let steps = layout.partitions().map(|partition| u64::from(probe.load_steps(partition))).sum();
-    let served = layout.partitions().filter(|partition| probe.serves(*partition)).count();
-    let load = match options.rate {
-        None => Load::Closed { clients: options.clients },
-        Some(per_second) => Load::Open { per_second, partitions: served as u64 },
-    };
-    let on_cores = control.clone();
-    let make_driver = move |node: NodeId, _: CoreId| {
-        let workload = make(on_cores.register_generator());
-        BenchDriver::new(workload, on_cores.clone(), load, node, clock::now)
-    };
-    let (partitions, cores) = (layout.partition_count(), layout.cores());
-    let steering = Steering { control: control.clone(), interrupted, partitions, cores };
-    let cluster = Cluster::start(config, make_driver)?;
-    for notice in cluster.notices() {
-        eprintln!("note: {notice}");
-    }
-    let measured = steering.steer(options, steps);
-    control.enter(Phase::Done);
-    let cores = cluster.stop()?;
-    let (window, process_seconds, memory_bytes, unfinished) = measured?;
-    Ok(outcome(&cores, window, process_seconds, memory_bytes, unfinished))
+    let load = load(options, layout, &probe);
+    let nodes: Vec<NodeId> = (0..).map(NodeId).take(config.nodes.len()).collect();
+    let threads = Threads::start(config, &nodes, Watch::default(), (control, load), make)?;
+    steer(options, layout, interrupted, &probe, threads)
 }
 
-fn outcome<W: Workload>(
-    cores: &[CoreReport<BenchDriver<W>>],
-    window: Window,
-    process_seconds: f64,
-    memory_bytes: u64,
-    unfinished: Verdicts,
-) -> Outcome {
-    let mut measures = Measures::new(W::KINDS.len());
-    for core in cores {
-        measures.add(core.driver.measures());
+/// What is asked of the cluster as a whole.
+pub fn load<W: Workload>(options: &RunOptions, layout: &Layout, probe: &W) -> Load {
+    let served = layout.partitions().filter(|partition| probe.serves(*partition)).count();
+    match options.rate {
+        None => Load::Closed { clients: options.clients },
+        Some(per_second) => Load::Open { per_second, partitions: served as u64 },
     }
-    let leaders: Vec<f64> =
-        cores.iter().filter(|core| core.driver.has_led()).map(|core| core.tally.busy).collect();
-    let leader_core_busy = leaders.iter().sum::<f64>() / leaders.len().max(1) as f64;
-    let workloads: Vec<&W> = cores.iter().map(|core| core.driver.workload()).collect();
-    let mut verdicts = W::verdicts(&workloads);
+}
+
+/// Runs a workload on cores that have started.
+pub fn steer<W: Workload>(
+    options: &RunOptions,
+    layout: &Layout,
+    interrupted: &AtomicBool,
+    probe: &W,
+    cores: impl Cores<W::Findings>,
+) -> anyhow::Result<Outcome> {
+    let steps = layout.partitions().map(|partition| u64::from(probe.load_steps(partition))).sum();
+    let counts = (layout.partition_count(), layout.cores());
+    let mut steering = Steering { cores, interrupted, counts, found: PhantomData };
+    let measured = steering.steer(options, steps);
+    let Measured { window, process_seconds, memory_bytes, unfinished } = match measured {
+        Ok(measured) => measured,
+        Err(why) => return Err(steering.cores.abandon(why)),
+    };
+    let Harvest { measures, leaders_busy, frames, found } = steering.cores.finish()?;
+    let leader_core_busy = leaders_busy.iter().sum::<f64>() / leaders_busy.len().max(1) as f64;
+    let mut verdicts = probe.verdicts(&found);
     verdicts.extend(unfinished);
-    Outcome {
+    let mut figures = W::figures(&found);
+    figures.insert("frames".to_string(), serde_json::to_value(frames).context("the frames (JSON)")?);
+    Ok(Outcome {
         measures,
         seconds: window.ns() as f64 / SECOND as f64,
         cpu: Cpu { leader_core_busy, process_seconds },
         memory_bytes,
         verdicts,
-        figures: W::figures(&workloads),
-    }
+        figures,
+    })
 }
 
 /// A flag that an interrupt raises: `run`, called from this thread, then stops the cluster and fails.
@@ -101,40 +96,62 @@ pub fn catch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
-struct Steering<'a> {
-    control: Arc<Control>,
+struct Steering<'a, F, C> {
+    cores: C,
     interrupted: &'a AtomicBool,
-    partitions: usize,
-    cores: usize,
+    /// Of partitions, and of cores.
+    counts: (usize, usize),
+    found: PhantomData<F>,
 }
 
-/// The window, CPU seconds spent in it, memory at its end, and phases that did not end.
-type Measured = (Window, f64, u64, Verdicts);
+struct Measured {
+    window: Window,
+    /// CPU time spent in it, and memory at its end.
+    process_seconds: f64,
+    memory_bytes: u64,
+    /// Phases that did not end.
+    unfinished: Verdicts,
+}
 
-impl Steering<'_> {
-    fn steer(&self, options: &RunOptions, steps: u64) -> anyhow::Result<Measured> {
+impl<F, C: Cores<F>> Steering<'_, F, C> {
+    fn steer(&mut self, options: &RunOptions, steps: u64) -> anyhow::Result<Measured> {
         self.load(steps)?;
-        self.control.enter(Phase::Settle);
-        if let Some(why) = self.wait_for_cores(Phase::Settle)? {
+        let nothing = Window { from: Timestamp(0), until: Timestamp(0) };
+        self.enter(Phase::Settle, nothing)?;
+        if let Some(why) = self.wait_for_cores()? {
             bail!("the load does not show on snapshots (settle): {why}");
         }
-        let (window, process_seconds) = self.measure(options)?;
-        let memory_bytes = machine::resident_bytes();
+        let from = clock::now().plus_ns(options.warmup_ns);
+        let window = Window { from, until: from.plus_ns(options.duration_ns) };
+        self.enter(Phase::Run, window)?;
+        let before = self.wait_until("warm up", window.from)?;
+        let after = self.wait_until("measure", window.until)?;
         let mut unfinished = Verdicts::new();
         for (name, phase) in [("drain", Phase::Drain), ("inspection", Phase::Check)] {
-            self.control.enter(phase);
-            if let Some(why) = self.wait_for_cores(phase)? {
+            self.enter(phase, window)?;
+            if let Some(why) = self.wait_for_cores()? {
                 unfinished.insert(name.to_string(), Some(why));
             }
         }
-        Ok((window, process_seconds, memory_bytes, unfinished))
+        let process_seconds = after.process_seconds - before.process_seconds;
+        Ok(Measured { window, process_seconds, memory_bytes: after.memory_bytes, unfinished })
     }
 
-    fn load(&self, steps: u64) -> anyhow::Result<()> {
+    /// Everything that was committed so far is to show in the next phase.
+    fn enter(&mut self, phase: Phase, window: Window) -> anyhow::Result<()> {
+        let Progress { latest_commit, .. } = self.cores.look()?;
+        self.cores.enter(Step { phase, from: window.from.0, until: window.until.0, latest_commit })
+    }
+
+    fn load(&mut self, steps: u64) -> anyhow::Result<()> {
         let bar = progress("load", steps);
         let (mut seen, mut since) = (0, clock::now());
-        while self.control.partitions_loaded() < self.partitions {
-            let loaded = self.control.steps_loaded();
+        loop {
+            let Progress { steps_loaded: loaded, partitions_loaded, .. } = self.look()?;
+            if partitions_loaded >= self.counts.0 {
+                bar.finish_and_clear();
+                return Ok(());
+            }
             if loaded != seen {
                 (seen, since) = (loaded, clock::now());
             }
@@ -145,66 +162,56 @@ impl Steering<'_> {
                 );
             }
             bar.set_position(loaded);
-            self.pause(POLL_NS)?;
+            pause(POLL_NS);
         }
-        bar.finish_and_clear();
-        Ok(())
     }
 
-    fn measure(&self, options: &RunOptions) -> anyhow::Result<(Window, f64)> {
-        let from = clock::now().plus_ns(options.warmup_ns);
-        let window = Window { from, until: from.plus_ns(options.duration_ns) };
-        self.control.set_window(window);
-        self.control.enter(Phase::Run);
-        self.wait_until("warm up", window.from)?;
-        let before = machine::process_seconds();
-        self.wait_until("measure", window.until)?;
-        Ok((window, machine::process_seconds() - before))
-    }
-
-    fn wait_until(&self, name: &'static str, until: Timestamp) -> anyhow::Result<()> {
+    /// How far the cores are then.
+    fn wait_until(&mut self, name: &'static str, until: Timestamp) -> anyhow::Result<Progress> {
         let start = clock::now();
         let bar = progress(name, until.since(start) / MS);
         loop {
             let now = clock::now();
+            let progress = self.look()?;
             if now >= until {
                 bar.finish_and_clear();
-                return Ok(());
+                return Ok(progress);
             }
             bar.set_position(now.since(start) / MS);
-            self.pause(until.since(now).min(POLL_NS))?;
+            pause(until.since(now).min(POLL_NS));
         }
     }
 
     /// `None` when every core is done with the phase; else how many are not, after a while.
-    fn wait_for_cores(&self, phase: Phase) -> anyhow::Result<Option<String>> {
-        let start = clock::now();
-        let bar = progress("finish", self.cores as u64);
+    fn wait_for_cores(&mut self) -> anyhow::Result<Option<String>> {
+        let (start, cores) = (clock::now(), self.counts.1);
+        let bar = progress("finish", cores as u64);
         loop {
-            let arrived = self.control.arrived(phase);
-            if arrived >= self.cores {
+            let Progress { arrived, .. } = self.look()?;
+            if arrived >= cores {
                 bar.finish_and_clear();
                 return Ok(None);
             }
             if clock::now().since(start) > PATIENCE_NS {
                 let seconds = PATIENCE_NS / SECOND;
-                return Ok(Some(format!("{arrived} of {} cores were done after {seconds} s", self.cores)));
+                return Ok(Some(format!("{arrived} of {cores} cores were done after {seconds} s")));
             }
             bar.set_position(arrived as u64);
-            self.pause(POLL_NS)?;
+            pause(POLL_NS);
         }
     }
 
-    fn pause(&self, ns: u64) -> anyhow::Result<()> {
-        thread::park_timeout(Duration::from_nanos(ns));
+    fn look(&mut self) -> anyhow::Result<Progress> {
         if self.interrupted.load(Ordering::Relaxed) {
             bail!("the run was interrupted (signal): nothing is reported");
         }
-        match self.control.failure() {
-            Some(why) => bail!("{why}"),
-            None => Ok(()),
-        }
+        self.cores.look()
     }
+}
+
+/// Ends early when the run is interrupted.
+fn pause(ns: u64) {
+    thread::park_timeout(Duration::from_nanos(ns));
 }
 
 /// Drawn on standard error, and only when that is a terminal.

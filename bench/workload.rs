@@ -1,16 +1,19 @@
 //! What a workload is to the driver: rows to load, transactions to draw, and replicas to inspect.
 //!
-//! One value of it lives on each core and is given back when the cluster stops; what the cores found is then
-//! judged together. It submits nothing and measures nothing: `driver` does.
+//! One value of it lives on each core; what the cores found is judged together when the cluster has stopped. It submits nothing and measures nothing: `driver` does.
 #![forbid(unsafe_code)]
 
 use mako::txn::Procedure;
 use mako::types::{NodeId, PartitionId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 pub trait Workload: Send + Sized + 'static {
     type Procedure: Procedure + Send;
+    /// What a core tells of what it has inspected; the core may be in another process.
+    type Findings: Serialize + DeserializeOwned + Send;
 
     /// Names of the transaction types; `Drawn::kind` is an index into it.
     const KINDS: &'static [&'static str];
@@ -44,11 +47,14 @@ pub trait Workload: Send + Sized + 'static {
     fn on_inspected(&mut self, inspection: Inspection, procedure: Self::Procedure)
     -> Option<Self::Procedure>;
 
-    /// Judges what all cores found.
-    fn verdicts(cores: &[&Self]) -> Verdicts;
+    /// What this core found, to be judged with what the others have.
+    fn findings(&self) -> Self::Findings;
+
+    /// Judges what all cores found. Asked of any value of the same plan.
+    fn verdicts(&self, found: &[Self::Findings]) -> Verdicts;
 
     /// Figures of this workload alone, for the report.
-    fn figures(_cores: &[&Self]) -> Map<String, Value> {
+    fn figures(_found: &[Self::Findings]) -> Map<String, Value> {
         Map::new()
     }
 }
@@ -76,7 +82,7 @@ pub enum Stage {
     Check,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Role {
     Leader,
     Follower,

@@ -2,7 +2,9 @@
 #include "dpdk_shim.h"
 
 #include <errno.h>
+#include <net/if.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <rte_bus_vdev.h>
 #include <rte_dev.h>
@@ -17,6 +19,7 @@
 #include <rte_ring.h>
 #include <bpf/libbpf.h>
 #include <xdp/libxdp.h>
+#include <xdp/xsk.h>
 
 // As many as net_af_xdp has by default; others round to what they can.
 #define DESCRIPTORS 1024
@@ -46,6 +49,35 @@ int mako_thread_register(void) {
 
 void mako_thread_unregister(void) {
     rte_thread_unregister();
+}
+
+int mako_xdp_forget(const char *interface) {
+    unsigned index = if_nametoindex(interface);
+    if (index == 0)
+        return -errno;
+    struct xdp_multiprog *all = xdp_multiprog__get_from_ifindex((int)index);
+    if (all == NULL || libxdp_get_error(all) != 0)
+        return 0;
+    // One alone is there by itself; several, or one beside others, hang on a program of libxdp's own.
+    struct xdp_program *only = xdp_multiprog__is_legacy(all) ? xdp_multiprog__main_prog(all)
+                               : xdp_multiprog__program_count(all) == 1 ? xdp_multiprog__next_prog(NULL, all)
+                                                                        : NULL;
+    const char *name = only == NULL ? NULL : xdp_program__name(only);
+    int outcome = 0;
+    if (name != NULL && strncmp(name, "xsk_def", strlen("xsk_def")) == 0)
+        outcome = xdp_multiprog__detach(all);
+    else
+        name = NULL;
+    xdp_multiprog__close(all);
+    return outcome < 0 ? outcome : name != NULL;
+}
+
+int mako_xdp_leave(const char *interface) {
+    int map = -1;
+    int outcome = xsk_setup_xdp_prog((int)if_nametoindex(interface), &map);
+    if (map >= 0)
+        close(map);
+    return outcome;
 }
 
 int mako_port_plug(const char *bus, const char *device, const char *arguments) {

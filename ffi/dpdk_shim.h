@@ -14,6 +14,12 @@ const char *mako_error_words(int error);
 int mako_thread_register(void);
 void mako_thread_unregister(void);
 
+// An interface of the kernel. Takes the program off it that has frames go to AF_XDP by default, if that is all there
+// is: 1 when it was there.
+int mako_xdp_forget(const char *interface);
+// Leaves one on it, as a process that is killed does: for tests.
+int mako_xdp_leave(const char *interface);
+
 // Ports. `bus` is vdev or pci.
 int mako_port_plug(const char *bus, const char *device, const char *arguments);
 int mako_port_unplug(const char *bus, const char *device);

@@ -9,15 +9,18 @@ use super::checks::{CustomerName, DistrictCheck, Faults, Tally, WarehouseCheck, 
 use super::schema::DISTRICTS;
 use crate::workload::{Inspection, Role, Verdicts};
 use mako::types::NodeId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// By node and warehouse.
-#[derive(Default)]
+#[derive(Serialize, Deserialize, Clone, Default)]
+#[serde(from = "Vec<(u16, u32, Replica)>", into = "Vec<(u16, u32, Replica)>")]
 pub struct Findings {
     replicas: BTreeMap<(NodeId, u32), Replica>,
 }
 
 /// One replica of one warehouse.
+#[derive(Serialize, Deserialize, Clone)]
 struct Replica {
     role: Role,
     faults: Faults,
@@ -90,9 +93,12 @@ impl Findings {
         self.replicas.entry((inspection.node, w)).or_insert_with(|| Replica::new(inspection.role))
     }
 
-    pub fn verdicts<'a>(plan: &Plan, cores: impl Iterator<Item = &'a Findings>) -> Verdicts {
-        let all: Vec<(NodeId, u32, &Replica)> =
-            cores.flat_map(|core| &core.replicas).map(|((node, w), replica)| (*node, *w, replica)).collect();
+    pub fn verdicts(plan: &Plan, cores: &[Findings]) -> Verdicts {
+        let all: Vec<(NodeId, u32, &Replica)> = cores
+            .iter()
+            .flat_map(|core| &core.replicas)
+            .map(|((node, w), replica)| (*node, *w, replica))
+            .collect();
         let unseen = unseen_leaders(plan, &all);
         let mut verdicts = Verdicts::new();
         for condition in 1..=CONDITIONS {
@@ -106,6 +112,20 @@ impl Findings {
         verdicts.insert("replicas_agree".to_string(), disagreement(plan, &all).or_else(|| unseen.clone()));
         verdicts.insert("stock_ytd".to_string(), lost_supply(&all).or(unseen));
         verdicts
+    }
+}
+
+/// JSON has no keys of two parts.
+impl From<Vec<(u16, u32, Replica)>> for Findings {
+    fn from(replicas: Vec<(u16, u32, Replica)>) -> Findings {
+        let replicas = replicas.into_iter().map(|(node, w, replica)| ((NodeId(node), w), replica));
+        Findings { replicas: replicas.collect() }
+    }
+}
+
+impl From<Findings> for Vec<(u16, u32, Replica)> {
+    fn from(findings: Findings) -> Vec<(u16, u32, Replica)> {
+        findings.replicas.into_iter().map(|((node, w), replica)| (node.0, w, replica)).collect()
     }
 }
 

@@ -180,6 +180,7 @@ impl Tpcc {
 
 impl Workload for Tpcc {
     type Procedure = Step;
+    type Findings = Findings;
     const KINDS: &'static [&'static str] =
         &["new_order", "payment", "order_status", "delivery", "stock_level"];
 
@@ -257,9 +258,12 @@ impl Workload for Tpcc {
         None
     }
 
-    fn verdicts(cores: &[&Tpcc]) -> Verdicts {
-        let plan = &cores.first().expect("a cluster has a core").plan;
-        Findings::verdicts(plan, cores.iter().map(|core| &core.findings))
+    fn findings(&self) -> Findings {
+        self.findings.clone()
+    }
+
+    fn verdicts(&self, found: &[Findings]) -> Verdicts {
+        Findings::verdicts(&self.plan, found)
     }
 }
 

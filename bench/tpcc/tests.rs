@@ -76,7 +76,7 @@ impl Shop {
     fn verdicts(&self) -> Verdicts {
         let mut tpcc = self.tpcc();
         self.check(&mut tpcc, NodeId(0), Role::Leader);
-        Tpcc::verdicts(&[&tpcc])
+        tpcc.verdicts(&[tpcc.findings()])
     }
 
     fn check(&self, tpcc: &mut Tpcc, node: NodeId, role: Role) {
@@ -259,19 +259,23 @@ fn replicas_that_differ_are_noticed() {
     let plan = Arc::new(plan);
     let (mut leader, mut follower) = (Tpcc::new(plan.clone(), 1), Tpcc::new(plan, 2));
     shop.check(&mut leader, NodeId(0), Role::Leader);
-    assert!(Tpcc::verdicts(&[&leader, &follower])["replicas_agree"].is_some(), "a replica nobody read");
+    assert!(
+        leader.verdicts(&[leader.findings(), follower.findings()])["replicas_agree"].is_some(),
+        "a replica nobody read"
+    );
 
     let key = schema::customer(W, 1, 9);
     let balance = shop.balance(W, 1, 9);
     shop.put(schema::CUSTOMER_BALANCE, &key, &Balance { payments: 77, ..balance }.encode());
     shop.check(&mut follower, NodeId(1), Role::Follower);
-    assert_eq!(failed(&Tpcc::verdicts(&[&leader, &follower])), ["replicas_agree"]);
+    assert_eq!(failed(&leader.verdicts(&[leader.findings(), follower.findings()])), ["replicas_agree"]);
 }
 
 #[test]
 fn what_was_not_checked_is_not_ok() {
     let shop = Shop::open();
-    let verdicts = Tpcc::verdicts(&[&shop.tpcc()]);
+    let tpcc = shop.tpcc();
+    let verdicts = tpcc.verdicts(&[tpcc.findings()]);
     assert!(verdicts.values().all(Option::is_some));
 }
 

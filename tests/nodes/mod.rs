@@ -96,6 +96,8 @@ pub struct Nodes {
     kills: usize,
     /// Of the total, each of them right.
     audits: Cell<usize>,
+    /// Words before the command of each node that starts from now on, with its name for `{node}`.
+    pub launch: Vec<String>,
 }
 
 impl Nodes {
@@ -131,7 +133,7 @@ impl Nodes {
         text += "\n[[shard]]\nreplicas = [\"n0\", \"n1\", \"n2\"]\n\n[[shard]]\nreplicas = [\"n1\", \"n2\", \"n0\"]\n";
         fs::write(directory.path().join("cluster.toml"), text).unwrap();
         let (running, stopped, audits) = (BTreeMap::new(), BTreeSet::new(), Cell::new(0));
-        let nodes = Nodes { directory, http, running, stopped, kills: 0, audits };
+        let nodes = Nodes { directory, http, running, stopped, kills: 0, audits, launch: Vec::new() };
         nodes.write_key('5');
         nodes
     }
@@ -187,8 +189,11 @@ impl Nodes {
     }
 
     pub fn spawn(&mut self, node: usize, flags: &[&str]) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mako-bench"));
-        command.args(["node", "--node", &format!("n{node}")]).args(flags);
+        let name = format!("n{node}");
+        let launch = self.launch.iter().map(|word| word.replace("{node}", &name));
+        let mut words = launch.chain([env!("CARGO_BIN_EXE_mako-bench").to_string()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(["node", "--node", &name]).args(flags);
         command.arg("--config").arg(self.path("cluster.toml"));
         command.arg("--acks").arg(self.path(ACKS)).arg("--history").arg(self.path(HISTORY));
         let complaints = OpenOptions::new().create(true).append(true).open(self.path("stderr")).unwrap();

@@ -78,6 +78,23 @@ impl Device {
         self.is_af_xdp()
     }
 
+    /// The interface of the kernel it is made over.
+    pub fn interface(&self) -> Option<&str> {
+        let Device::Virtual { arguments, .. } = self else { return None };
+        arguments.split(',').find_map(|argument| argument.strip_prefix("iface="))
+    }
+
+    /// Whether no other port shares the program that has an interface's frames go to AF_XDP: one that leaves
+    /// queues to others, or brings a program, may.
+    pub fn owns_program(&self) -> bool {
+        let Device::Virtual { arguments, .. } = self else { return false };
+        let shares = |argument: &str| {
+            let key = argument.split('=').next().unwrap_or_default();
+            ["start_queue", "xdp_prog", "shared_umem"].contains(&key)
+        };
+        self.is_af_xdp() && !arguments.split(',').any(shares)
+    }
+
     fn is_af_xdp(&self) -> bool {
         matches!(self, Device::Virtual { name, .. } if name.starts_with("net_af_xdp"))
     }
@@ -105,6 +122,22 @@ mod tests {
         assert_eq!(Device::parse("0000:3b:00.0"), pci(""));
         assert_eq!(Device::parse("0000:3b:00.0,a=1,b=2"), pci("a=1,b=2"));
         assert_eq!(Device::parse("02:00:00:00:00:0a"), Device::Mac(Mac([2, 0, 0, 0, 0, 10])));
+    }
+
+    /// Who takes the program off an interface that is shared takes every frame from the others.
+    #[test]
+    fn an_interface_is_known_and_a_program_that_may_be_shared_is_not_ours() {
+        let of = |spelt: &str| {
+            let device = Device::parse(spelt);
+            (device.interface().map(str::to_string), device.owns_program())
+        };
+        let eth1 = Some("eth1".to_string());
+        assert_eq!(of("net_af_xdp0,iface=eth1"), (eth1.clone(), true));
+        assert_eq!(of("net_af_xdp0,start_queue=2,iface=eth1"), (eth1.clone(), false));
+        assert_eq!(of("net_af_xdp0,iface=eth1,xdp_prog=x.o"), (eth1.clone(), false));
+        assert_eq!(of("net_af_packet0,iface=eth1"), (eth1, false));
+        assert_eq!(of("net_ring0"), (None, false));
+        assert_eq!(of("0000:3b:00.0"), (None, false));
     }
 
     #[test]

@@ -9,16 +9,30 @@ use super::device::Device;
 use super::{DpdkError, sys};
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, mpsc};
+use std::time::Duration;
 use std::{fs, process, ptr, thread};
 
-/// Whether the environment is there; with what the operator should know, if it was started just now.
-pub fn start(device: &Device, memory_bytes: u64) -> Result<Vec<String>, DpdkError> {
+/// What came of a start.
+pub struct Started {
+    /// What the operator should know, if the environment was started just now.
+    pub notices: Vec<String>,
+    /// Until it is dropped no other process counts on the huge pages that are free: of those that start together
+    /// each would find enough, and all but the first would go without. To be kept until the memory is taken.
+    pub claim: Option<File>,
+}
+
+/// Whether the environment is there.
+pub fn start(device: &Device, memory_bytes: u64) -> Result<Started, DpdkError> {
     static STARTED: OnceLock<Result<(), c_int>> = OnceLock::new();
-    let mut notices = Vec::new();
+    let (mut notices, mut claim) = (Vec::new(), None);
     let outcome = STARTED.get_or_init(|| {
-        let free = free_huge_bytes(Path::new("/sys/kernel/mm/hugepages"));
+        claim = claim_huge_pages();
+        let pools = Path::new("/sys/kernel/mm/hugepages");
+        let looks = if device.is_let_go_late() { LET_GO_LOOKS } else { 0 };
+        let free = await_huge_bytes(memory_bytes, looks, |name| huge_bytes(pools, name));
         if free < memory_bytes {
             let missing = (memory_bytes - free).div_ceil(HUGE_PAGE_BYTES);
             notices.push(format!(
@@ -31,9 +45,30 @@ pub fn start(device: &Device, memory_bytes: u64) -> Result<Vec<String>, DpdkErro
         initialise(arguments(device, free >= memory_bytes, memory_bytes))
     });
     match outcome {
-        Ok(()) => Ok(notices),
+        Ok(()) => Ok(Started { notices, claim }),
         Err(error) => Err(DpdkError::Environment { why: words(*error) }),
     }
+}
+
+/// All processes of a machine agree by a lock on a file that each machine has. Where it cannot be had they go on
+/// without, as if each were alone.
+fn claim_huge_pages() -> Option<File> {
+    let file = File::open("/proc/sys/vm/nr_hugepages").ok()?;
+    file.lock().ok().map(|()| file)
+}
+
+/// The huge pages that are free. Those of whoever had the device before, however it ended, come back with its
+/// sockets, some time later: they are waited for where they would be enough.
+fn await_huge_bytes(wanted: u64, looks: u32, bytes_of: impl Fn(&str) -> u64) -> u64 {
+    for _ in 0..looks {
+        let free = bytes_of("free_hugepages");
+        if free >= wanted || bytes_of("nr_hugepages") < wanted {
+            return free;
+        }
+        #[expect(clippy::disallowed_methods, reason = "at the start of a node, when no core runs yet")]
+        thread::sleep(LET_GO_PAUSE);
+    }
+    bytes_of("free_hugepages")
 }
 
 fn arguments(device: &Device, huge: bool, memory_bytes: u64) -> Vec<String> {
@@ -104,16 +139,16 @@ fn remove_directory() {
     let _ = fs::remove_dir(directory);
 }
 
-/// The huge pages of all sizes that nobody uses.
-fn free_huge_bytes(pools: &Path) -> u64 {
+/// The huge pages of all sizes of which the kernel keeps a count of this name.
+fn huge_bytes(pools: &Path, count: &str) -> u64 {
     let pools = fs::read_dir(pools).into_iter().flatten().flatten();
-    let free = pools.filter_map(|pool| {
+    let bytes = pools.filter_map(|pool| {
         let name = pool.file_name().into_string().ok()?;
         let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-        let pages: u64 = fs::read_to_string(pool.path().join("free_hugepages")).ok()?.trim().parse().ok()?;
+        let pages: u64 = fs::read_to_string(pool.path().join(count)).ok()?.trim().parse().ok()?;
         Some(kib * pages * 1_024)
     });
-    free.sum()
+    bytes.sum()
 }
 
 /// What DPDK calls an error.
@@ -148,6 +183,9 @@ pub fn register_thread() {
     });
 }
 
+/// How long what belonged to whoever had the device before may take to be free.
+pub const LET_GO_LOOKS: u32 = 200;
+pub const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
 const ORDINARY_MIB_MIN: u64 = 1_024;
 
@@ -158,6 +196,7 @@ mod tests {
     #[test]
     fn free_huge_pages_of_all_sizes_are_added_up() {
         let directory = tempfile::tempdir().unwrap();
+        let free_huge_bytes = |pools: &Path| huge_bytes(pools, "free_hugepages");
         assert_eq!(free_huge_bytes(directory.path()), 0);
         for (size, free) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "1\n"), ("other", "9")] {
             fs::create_dir(directory.path().join(size)).unwrap();
@@ -165,5 +204,35 @@ mod tests {
         }
         assert_eq!(free_huge_bytes(directory.path()), (6 << 20) + (1 << 30));
         assert_eq!(free_huge_bytes(&directory.path().join("absent")), 0);
+    }
+
+    /// A node that starts right after it was killed would find its own pages not yet free, and go without for as
+    /// long as it lives.
+    #[test]
+    fn pages_that_come_back_are_waited_for_and_others_are_not() {
+        let looks = Cell::new(0);
+        let bytes_of = |reserved: u64| {
+            let looks = &looks;
+            move |name: &str| match name {
+                "nr_hugepages" => reserved,
+                _ => {
+                    looks.set(looks.get() + 1);
+                    10 * looks.get()
+                }
+            }
+        };
+        assert_eq!((await_huge_bytes(30, 5, bytes_of(100)), looks.take()), (30, 3));
+        assert_eq!((await_huge_bytes(30, 5, bytes_of(20)), looks.take()), (10, 1));
+        assert_eq!((await_huge_bytes(100, 2, bytes_of(100)), looks.take()), (30, 3));
+        assert_eq!((await_huge_bytes(100, 0, bytes_of(100)), looks.take()), (10, 1));
+    }
+
+    #[test]
+    fn one_process_at_a_time_counts_on_what_is_free() {
+        let first = claim_huge_pages().expect("each machine has the file");
+        let second = File::open("/proc/sys/vm/nr_hugepages").unwrap();
+        assert!(second.try_lock().is_err());
+        drop(first);
+        assert!(second.try_lock().is_ok());
     }
 }

@@ -9,6 +9,7 @@
 //! | `device` | how a device is spelt, and what its driver wants to hear |
 //! | `port`, `queue` · *unsafe rooms* | a port from its start to its end; bursts of frames |
 //! | `eal`, `sys` · *unsafe rooms* | DPDK's environment; the functions of `ffi/` |
+//! | `interface` · *unsafe room* | the kernel's interface beneath a virtual device: claimed, and freed of what was left |
 //! | `sockets` · *unsafe room* | what the kernel has beneath virtual devices |
 //!
 //! The port has the node's `listen` address for itself: the kernel must not have it too. Core i receives what
@@ -21,6 +22,7 @@
 mod device;
 mod eal;
 mod headers;
+mod interface;
 mod neighbours;
 mod port;
 mod queue;

@@ -10,8 +10,9 @@
 #![allow(unsafe_code, reason = "an unsafe room: a port of C, and the memory its device writes to")]
 
 use super::device::Device;
-use super::eal::words;
+use super::eal::{LET_GO_LOOKS, LET_GO_PAUSE, Started, words};
 use super::headers::Mac;
+use super::interface::Interface;
 use super::queue::Queue;
 use super::{DpdkError, eal, sockets, sys};
 use std::ffi::{CString, c_int, c_void};
@@ -20,7 +21,6 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 pub struct Port {
     id: u16,
@@ -40,6 +40,8 @@ pub struct Port {
     outgoing: Vec<NonNull<c_void>>,
     /// Of a virtual device, by queue.
     sockets: Vec<RawFd>,
+    /// Of a virtual device, from when it was opened.
+    interface: Option<Interface>,
     /// Queues that wait for a reset, and how many resets are done.
     parked: AtomicUsize,
     resets_done: AtomicU32,
@@ -62,9 +64,12 @@ impl Port {
     /// `first_udp_port` + i. Interfaces are looked for in the network namespace of the calling thread.
     pub fn open(device: &str, cores: u16, first_udp_port: u16) -> Result<Opened, DpdkError> {
         let device = Device::parse(device);
-        let mut notices = eal::start(&device, u64::from(cores) * POOL_BYTES + ENVIRONMENT_BYTES)?;
+        let bytes = u64::from(cores) * POOL_BYTES + ENVIRONMENT_BYTES;
+        let Started { mut notices, claim: _claim } = eal::start(&device, bytes)?;
+        let (interface, left) = Interface::take(&device)?;
+        notices.extend(left);
         let mut attempts = if device.is_let_go_late() { LET_GO_LOOKS } else { 0 };
-        let (port, unsteered) = loop {
+        let (mut port, unsteered) = loop {
             match Port::make(&device, cores, first_udp_port) {
                 Err(DpdkError::Port { .. }) if attempts > 0 => {
                     attempts -= 1;
@@ -90,6 +95,7 @@ impl Port {
             let why = words(error);
             notices.push(format!("{name}: it does not steer by UDP port ({why}): cores hand frames over"));
         }
+        port.interface = interface;
         let port = Arc::new(port);
         let queues = (0..cores).map(|core| Queue::new(Arc::clone(&port), core)).collect();
         Ok(Opened { queues, notices })
@@ -121,6 +127,7 @@ impl Port {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             sockets: Vec::new(),
+            interface: None,
             parked: AtomicUsize::new(0),
             resets_done: AtomicU32::new(resets(id)),
         };
@@ -352,8 +359,5 @@ const POOL_MBUFS: u32 = 8_191;
 /// Of buffers with their headers, and the list of those that are free.
 const POOL_BYTES: u64 = 24 << 20;
 const ENVIRONMENT_BYTES: u64 = 64 << 20;
-/// How long whoever had the interface before, however it ended, may take to be gone.
-const LET_GO_LOOKS: u32 = 200;
-const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 /// One is always empty.
 const RING_MBUFS: u32 = 512;

@@ -3,6 +3,7 @@
 //! Named one by one: `tests/tidy.rs` compares this list with the header.
 #![allow(unsafe_code, reason = "an unsafe room: declarations of C functions")]
 
+pub use bindings::mako_xdp_forget;
 pub use bindings::{
     MAKO_CHECKSUM_BAD, MAKO_CHECKSUM_GOOD, MAKO_LENGTH_MASK, MAKO_OFFLOAD_RX, MAKO_OFFLOAD_TX,
 };
@@ -11,7 +12,7 @@ pub use bindings::{
 };
 pub use bindings::{mako_mbuf_new, mako_mbuf_set, mako_mbufs_free, mako_receive, mako_send};
 #[cfg(test)]
-pub use bindings::{mako_pool_available, mako_port_ask_reset};
+pub use bindings::{mako_pool_available, mako_port_ask_reset, mako_xdp_leave};
 pub use bindings::{mako_pool_free, mako_pool_new};
 pub use bindings::{
     mako_port_close, mako_port_configure, mako_port_mac, mako_port_of_device, mako_port_of_mac,

@@ -41,6 +41,16 @@ fn open<'a>(
     cores: u16,
     far: &[(Endpoint, SocketAddr)],
 ) -> Node<'a> {
+    open_and_say(veth, driver, side, cores, far).1
+}
+
+fn open_and_say<'a>(
+    veth: &'a Veth,
+    driver: &str,
+    side: Side,
+    cores: u16,
+    far: &[(Endpoint, SocketAddr)],
+) -> (Vec<String>, Node<'a>) {
     static OPENED: AtomicU32 = AtomicU32::new(0);
     let device = format!("net_{driver}{},iface={INTERFACE}", OPENED.fetch_add(1, Ordering::Relaxed));
     let (node, other) = if side == Side::Left { (RIGHT.node, Side::Right) } else { (LEFT.node, Side::Left) };
@@ -57,9 +67,9 @@ fn open<'a>(
         gateway: Some(ip(other)),
         peers: &peers,
     };
-    let (nics, _) = veth.within(side, || Dpdk::open(&site)).unwrap_or_else(|error| panic!("{error}"));
+    let (nics, notices) = veth.within(side, || Dpdk::open(&site)).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(nics.len(), usize::from(cores));
-    Node { cores: nics, veth, side }
+    (notices, Node { cores: nics, veth, side })
 }
 
 /// A node of one core on either side.
@@ -373,6 +383,47 @@ fn a_frame_of_af_packet_wakes_a_sleeper() {
 #[test]
 fn a_frame_of_af_xdp_wakes_a_sleeper() {
     a_frame_wakes_a_sleeper("af_xdp");
+}
+
+/// A node that was killed leaves its program behind, and must find its way past it.
+#[test]
+fn a_program_left_on_an_interface_is_taken_off_and_said_so() {
+    let veth = Veth::new(1);
+    for _ in 0..2 {
+        veth.within(Side::Left, || interface::leave_program(INTERFACE));
+        let (notices, left) = open_and_say(&veth, "af_xdp", Side::Left, 1, &[]);
+        assert!(notices.iter().any(|notice| notice.contains("is taken off")), "{notices:?}");
+        let (mut left, mut right) = (left, open(&veth, "af_xdp", Side::Right, 1, &[]));
+        send_one(&mut left, &mut right, &mut Timestamp(SECOND), b"frame");
+        drop(left);
+        let (notices, _left) = open_and_say(&veth, "af_xdp", Side::Left, 1, &[]);
+        assert!(!notices.iter().any(|notice| notice.contains("is taken off")), "{notices:?}");
+    }
+}
+
+/// A node that is started twice must not take the port from the one that runs.
+fn a_port_that_is_used_is_left_alone(driver: &str) {
+    let veth = Veth::new(1);
+    let (mut left, mut right) = pair(&veth, driver);
+    let mut now = Timestamp(SECOND);
+    send_one(&mut left, &mut right, &mut now, b"before");
+    let device = format!("net_{driver}77,iface={INTERFACE}");
+    let listen = SocketAddrV4::new(ip(Side::Left), PORT);
+    let subnet = "10.77.0.0/24".parse().unwrap();
+    let site = Site { device: &device, listen, cores: 1, subnet, gateway: None, peers: &[] };
+    let error = veth.within(Side::Left, || Dpdk::open(&site)).err().map(|error| error.to_string()).unwrap();
+    assert!(error.contains("could not be claimed: mako0 is a port of another process"), "{error}");
+    send_one(&mut left, &mut right, &mut now, b"after");
+}
+
+#[test]
+fn a_port_of_af_packet_that_is_used_is_left_alone() {
+    a_port_that_is_used_is_left_alone("af_packet");
+}
+
+#[test]
+fn a_port_of_af_xdp_that_is_used_is_left_alone() {
+    a_port_that_is_used_is_left_alone("af_xdp");
 }
 
 #[test]
