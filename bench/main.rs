@@ -147,7 +147,9 @@ fn tpcc(options: &TpccOptions, stand: Stand<'_>) -> anyhow::Result<bool> {
     let mut flood = None;
     if let Some(rate) = options.flood {
         if options.run.in_processes() {
-            bail!("--flood with --processes: it counts the transactions of this process; leave one of them out");
+            bail!(
+                "--flood with --processes: it counts the transactions of this process; leave one of them out"
+            );
         }
         flood::seal(&mut cluster.config)?;
         let RunOptions { warmup_ns, duration_ns, .. } = options.run;

@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 use crate::failover::VALUE_BYTES_MAX;
+use clap::builder::{EnumValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mako::bounds::{CHUNK_BYTES, CORES_MAX, MESSAGE_BYTES_MAX, NODES_MAX, REQUEST_SLOTS};
 use mako::cli::ClusterFlags;
 use mako::config::{NicKind, format_size_bytes, parse_duration_ns, parse_size_bytes};
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 /// Measures Mako: transactions are generated on the leader cores of a cluster embedded in this process.
@@ -68,8 +70,8 @@ pub enum Bench {
     /// Fills a partition, stops it, and starts it again: how long that takes, and where the time goes
     #[command(after_help = "Example: mako-bench restart --size 1GiB --value-size 100")]
     Restart(RestartOptions),
-    /// The transport alone: requests per second of one core, round trips, long messages; and the bare socket beside it
-    #[command(after_help = "Example: mako-bench rpc --size 32,1024 --window 1,8,64 --json rpc.json")]
+    /// The transport alone: requests per second of one core, round trips, long messages; and the bare medium beside it
+    #[command(after_help = RPC_EXAMPLES)]
     Rpc(RpcOptions),
     /// One node of a run with --processes, told by the bench on standard input what to do
     #[command(hide = true)]
@@ -286,8 +288,8 @@ pub struct RpcOptions {
     /// Bytes of a long message
     #[arg(long = "message", value_name = "SIZE", default_value = "8MiB", value_parser = message_bytes)]
     pub message_bytes: u64,
-    /// What the frames go over
-    #[arg(long, value_enum, default_value_t = Medium::Udp)]
+    /// What the frames go over; `dpdk:` is between two network namespaces that are made for it, which takes root
+    #[arg(long, default_value = "udp", value_parser = EnumValueParser::<Medium>::new().try_map(Medium::if_built))]
     pub nic: Medium,
     /// How long to measure each figure, in four slices
     #[arg(long = "duration", value_name = "DURATION", default_value = "2s", value_parser = parse_duration_ns)]
@@ -310,6 +312,26 @@ pub struct RpcOptions {
 pub enum Medium {
     /// Kernel sockets, over loopback
     Udp,
+    /// Ports of DPDK on AF_XDP sockets, over veth
+    #[value(name = "dpdk:net_af_xdp")]
+    AfXdp,
+    /// Ports of DPDK on packet sockets, over veth
+    #[value(name = "dpdk:net_af_packet")]
+    AfPacket,
+}
+
+impl Medium {
+    fn if_built(self) -> Result<Medium, &'static str> {
+        if self == Medium::Udp || cfg!(feature = "dpdk") { Ok(self) } else { Err(NO_DPDK) }
+    }
+}
+
+impl fmt::Display for Medium {
+    /// As it is typed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value().expect("none is hidden");
+        f.write_str(value.get_name())
+    }
 }
 
 fn message_bytes(text: &str) -> Result<u64, String> {
@@ -353,6 +375,9 @@ const FAILOVER_EXAMPLES: &str = "Examples:
   mako-bench failover --kill follower --times 1 --down 120s
   mako-bench failover --kill follower --flip 50
   mako-bench failover --kill none --duration 600s --log 256MiB --value-size 1000";
+const RPC_EXAMPLES: &str = "Examples:
+  mako-bench rpc --size 32,1024 --window 1,8,64 --json rpc.json
+  mako-bench rpc --nic dpdk:net_af_xdp --duration 60s";
 /// The time line of a run ends after a quarter of an hour.
 const KILLS_MAX: i64 = 100;
 const FLIPS_MAX: i64 = 1_000;
@@ -364,6 +389,7 @@ const RATE_MAX: u64 = 100_000_000;
 const WAREHOUSES_MAX: i64 = 16_384;
 /// Every endpoint of a cluster but one.
 const RPC_SESSIONS_MAX: i64 = ((NODES_MAX - 1) * CORES_MAX) as i64;
+const NO_DPDK: &str = "it was built without feature dpdk; apt-get install pkg-config libdpdk-dev libclang-dev, then build it with --features dpdk";
 /// An audit reads every account in one transaction.
 const ACCOUNTS_MAX: i64 = 10_000_000;
 /// Bounds of the arrays in which `micro` draws a transaction and builds a value.
@@ -408,6 +434,23 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(mako::cli::usage_error(&error).is_some_and(|text| text.starts_with("error: ")), "{line}");
         }
+    }
+
+    /// What cannot be measured is said before anything is measured, with what would help.
+    #[test]
+    fn a_medium_that_is_not_built_in_is_refused_by_name() {
+        let read = |nic: &str| match Options::read(["mako-bench", "rpc", "--nic", nic]) {
+            Ok(Options { bench: Bench::Rpc(options) }) => Ok(options.nic),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(mako::cli::usage_error(&error).unwrap()),
+        };
+        assert_eq!(read("udp"), Ok(Medium::Udp));
+        for (name, nic) in [("dpdk:net_af_xdp", Medium::AfXdp), ("dpdk:net_af_packet", Medium::AfPacket)] {
+            let told = format!("error: --nic {name} (command line): {NO_DPDK}");
+            assert_eq!(read(name), if cfg!(feature = "dpdk") { Ok(nic) } else { Err(told) });
+            assert_eq!(nic.to_string(), name);
+        }
+        assert!(read("dpdk:net_ring").is_err_and(|told| told.contains("dpdk:net_af_xdp")));
     }
 
     /// With two shards on three nodes a kill may leave no shard healthy to compare with.

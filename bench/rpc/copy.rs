@@ -3,7 +3,8 @@
 //! The answer to a message is its checksum, made of what has arrived.
 #![forbid(unsafe_code)]
 
-use super::load::{ANSWERER, CLUSTER, Side, asker, nodes, pair};
+use super::load::{ANSWERER, Side, asker, born, nodes};
+use super::wire::Wire;
 use super::{Cpus, Slice};
 use mako::bounds::{MS, RX_BURST, US};
 use mako::clock;
@@ -31,31 +32,44 @@ impl Copied {
     }
 }
 
-pub fn run(cpus: Cpus, bytes: usize, slice: Slice, copied: &mut Copied) -> anyhow::Result<()> {
-    let (near, far) = pair(1)?;
-    exchange(cpus, near, far, bytes, slice, copied);
+pub fn run(
+    cpus: Cpus,
+    wire: &mut impl Wire,
+    bytes: usize,
+    slice: Slice<'_>,
+    copied: &mut Copied,
+) -> anyhow::Result<()> {
+    exchange(cpus, wire.ends(1, true)?, bytes, slice, copied);
     Ok(())
 }
 
 /// Over a link that loses one frame in a hundred, and on which frames overtake each other.
 pub fn run_lossy(
     cpus: Cpus,
+    wire: &mut impl Wire,
     bytes: usize,
-    seed: u64,
-    slice: Slice,
+    slice: Slice<'_>,
     copied: &mut Copied,
 ) -> anyhow::Result<()> {
-    let (near, far) = pair(1)?;
-    let bad = |nic, seed| Wan::new(nic, vec![LOSSY; nodes(1)], Prng::with_seed(seed));
-    exchange(cpus, bad(near, seed), bad(far, seed + 1), bytes, slice, copied);
+    let mut seed = slice.seed;
+    let bad = |nic| {
+        seed += 1;
+        Wan::new(nic, vec![LOSSY; nodes(1)], Prng::with_seed(seed))
+    };
+    exchange(cpus, wire.ends(1, true)?.map(bad), bytes, slice, copied);
     Ok(())
 }
 
-fn exchange<N: Nic + Send>(cpus: Cpus, near: N, far: N, bytes: usize, slice: Slice, copied: &mut Copied) {
+fn exchange<N: Nic + Send>(
+    cpus: Cpus,
+    [near, far]: [N; 2],
+    bytes: usize,
+    slice: Slice<'_>,
+    copied: &mut Copied,
+) {
     let stop = AtomicBool::new(false);
     let ask = || {
-        let mut sender =
-            Sender { side: Side::new(near), rpc: Rpc::new(asker(0), CLUSTER, 1, nodes(1)), answer: None };
+        let mut sender = Sender { side: Side::new(near), rpc: born(asker(0), 1), answer: None };
         let mut prng = Prng::with_seed(slice.seed);
         let messages: Vec<Vec<u8>> = (0..MESSAGES).map(|_| random(&mut prng, bytes)).collect();
         // The first finds windows small and memory untouched.
@@ -66,7 +80,7 @@ fn exchange<N: Nic + Send>(cpus: Cpus, near: N, far: N, bytes: usize, slice: Sli
             copied.messages += 1;
             copied.bytes += bytes as u64;
             copied.wrong += u64::from(!intact);
-            if clock::now().since(begun) >= slice.ns || !intact {
+            if slice.is_over(begun, clock::now(), slice.ns) || !intact {
                 break;
             }
         }
@@ -102,7 +116,7 @@ impl<N: Nic> Sender<N> {
 
 fn answer<N: Nic>(nic: N, stop: &AtomicBool) {
     let mut side = Side::new(nic);
-    let mut rpc = Rpc::new(ANSWERER, CLUSTER, 1, nodes(1));
+    let mut rpc = born(ANSWERER, 1);
     while !stop.load(Ordering::Relaxed) {
         turn(&mut side, &mut rpc, |now, rpc, event| {
             if let Event::Request { id, message, .. } = event {

@@ -4,17 +4,15 @@
 //! `sessions` endpoints of its own behind one socket; each has `window` requests under way.
 #![forbid(unsafe_code)]
 
+use super::wire::Wire;
 use super::{Cpus, Slice, histogram};
-use anyhow::Context;
 use hdrhistogram::Histogram;
 use mako::bounds::{CORES_MAX, FRAME_BYTES, RX_BURST, TX_BURST};
 use mako::clock;
-use mako::nic::udp::Udp;
 use mako::nic::{Nic, NicStats};
 use mako::rpc::{Event, Keyring, Rpc, RpcStats, SECRET_BYTES, frame_is_for};
 use mako::types::{CoreId, Endpoint, NodeId, Timestamp};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What is asked of the transport.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +28,7 @@ pub struct Load {
 
 impl Load {
     fn rpc(self, me: Endpoint) -> Rpc {
-        let mut rpc = Rpc::new(me, CLUSTER, 1, nodes(self.sessions));
-        // As in a node that may sleep, which is the default.
-        rpc.set_paced(false);
+        let mut rpc = born(me, self.sessions);
         if self.sealed {
             let keys = Keyring::new(&[[1; SECRET_BYTES]]).expect("one key is a ring");
             // The key is known to everybody, and so may be where the counts begin.
@@ -47,6 +43,8 @@ pub struct Answered {
     pub responses: u64,
     pub ns: u64,
     pub round_trips: Histogram<u64>,
+    /// The longest time without an answer.
+    pub gap_ns_max: u64,
     /// Answers that were not what was asked, and calls that failed.
     pub wrong: u64,
     pub caller: RpcStats,
@@ -59,6 +57,7 @@ impl Answered {
             responses: 0,
             ns: 0,
             round_trips: histogram(),
+            gap_ns_max: 0,
             wrong: 0,
             caller: RpcStats::default(),
             nic: NicStats::default(),
@@ -71,17 +70,24 @@ impl Answered {
 }
 
 /// Runs the load for a slice of time, and adds what it came to.
-pub fn run(cpus: Cpus, load: Load, slice: Slice, answered: &mut Answered) -> anyhow::Result<()> {
-    let (near, far) = sockets(load)?;
+pub fn run(
+    cpus: Cpus,
+    wire: &mut impl Wire,
+    load: Load,
+    slice: Slice<'_>,
+    answered: &mut Answered,
+) -> anyhow::Result<()> {
+    let [near, far] = wire.ends(load.sessions, load.coalesced)?;
     let stop = AtomicBool::new(false);
     let mut caller = Caller::new(near, load);
     let ask = || {
         let begun = clock::now();
         caller.begin(begun);
-        while caller.turned < begun.plus_ns(slice.warmup_ns) {
+        caller.turned = begun;
+        while !slice.is_over(begun, caller.turned, slice.warmup_ns) {
             caller.turn();
         }
-        caller.measure(answered, slice.ns);
+        caller.measure(answered, slice);
     };
     cpus.run(&stop, ask, || answer(far, load, &stop));
     Ok(())
@@ -122,6 +128,8 @@ struct Caller<N> {
     round_trips: Histogram<u64>,
     /// Sessions that have something to send, or may have.
     touched: Vec<bool>,
+    /// When each session has something to do by itself: a turn does not ask all of them.
+    due: Vec<Timestamp>,
 }
 
 impl<N: Nic> Caller<N> {
@@ -139,6 +147,7 @@ impl<N: Nic> Caller<N> {
             turned: Timestamp(0),
             round_trips: histogram(),
             touched: vec![true; load.sessions],
+            due: vec![NEVER; load.sessions],
         }
     }
 
@@ -156,11 +165,16 @@ impl<N: Nic> Caller<N> {
         rpc.call(now, ANSWERER, tag as u64, &self.request).expect("a window fits the backlog");
     }
 
-    fn measure(mut self, answered: &mut Answered, ns: u64) {
+    fn measure(mut self, answered: &mut Answered, slice: Slice<'_>) {
         let (begun, before) = (self.turned, self.responses);
+        let (mut answered_at, mut responses) = (begun, before);
         self.round_trips.reset();
-        while self.turned < begun.plus_ns(ns) {
+        while !slice.is_over(begun, self.turned, slice.ns) {
             self.turn();
+            answered.gap_ns_max = answered.gap_ns_max.max(self.turned.since(answered_at));
+            if self.responses > responses {
+                (answered_at, responses) = (self.turned, self.responses);
+            }
         }
         answered.ns += self.turned.since(begun);
         answered.responses += self.responses - before;
@@ -184,17 +198,15 @@ impl<N: Nic> Caller<N> {
         // Round trips are from one arrival to the next: with a window of one, nothing is left out.
         let arrived = if came > 0 { clock::now() } else { now };
         for session in 0..self.rpcs.len() {
-            let is_due = self.rpcs[session].deadline().is_some_and(|due| due <= now);
-            if is_due {
-                self.rpcs[session].on_tick(now);
-            }
-            if !std::mem::take(&mut self.touched[session]) && !is_due {
+            if !std::mem::take(&mut self.touched[session]) && now < self.due[session] {
                 continue;
             }
+            self.rpcs[session].on_tick(now);
             while let Some(event) = self.rpcs[session].poll_event() {
                 self.on_event(arrived, session, event);
             }
             self.touched[session] = !self.side.transmit(now, &mut self.rpcs[session]);
+            self.due[session] = self.rpcs[session].deadline().unwrap_or(NEVER);
         }
         self.side.nic.tx_flush(now);
     }
@@ -245,24 +257,13 @@ impl<N: Nic> Side<N> {
     }
 }
 
-/// The caller's and the answerer's socket.
-fn sockets(load: Load) -> anyhow::Result<(Udp, Udp)> {
-    let (mut near, mut far) = pair(load.sessions)?;
-    if !load.coalesced {
-        near.forgo_trains();
-        far.forgo_trains();
-    }
-    Ok((near, far))
-}
-
-pub fn pair(sessions: usize) -> anyhow::Result<(Udp, Udp)> {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut near = Udp::bind(any, &[]).context("no socket for the caller")?;
-    let mut far = Udp::bind(any, &[]).context("no socket for the answerer")?;
-    near.set_peer(ANSWERER, far.local_address()?)?;
-    let back = near.local_address()?;
-    (0..sessions).try_for_each(|session| far.set_peer(asker(session), back))?;
-    Ok((near, far))
+/// An endpoint of a measurement, in a life of its own: what is still under way from an earlier one is not for it.
+pub fn born(me: Endpoint, sessions: usize) -> Rpc {
+    static LIVES: AtomicU64 = AtomicU64::new(1);
+    let mut rpc = Rpc::new(me, CLUSTER, LIVES.fetch_add(1, Ordering::Relaxed), nodes(sessions));
+    // As in a node that may sleep, which is the default.
+    rpc.set_paced(false);
+    rpc
 }
 
 pub fn asker(session: usize) -> Endpoint {
@@ -280,5 +281,6 @@ pub fn nodes(sessions: usize) -> usize {
     1 + sessions.div_ceil(CORES_MAX)
 }
 
+const NEVER: Timestamp = Timestamp(u64::MAX);
 pub const ANSWERER: Endpoint = Endpoint { node: NodeId(0), core: CoreId(0) };
-pub const CLUSTER: u64 = 0x6d61_6b6f;
+const CLUSTER: u64 = 0x6d61_6b6f;

@@ -1,14 +1,15 @@
-//! The unsafe room of the benches: a bare socket, to know what the kernel can do with nothing of ours in between.
+//! The unsafe room of the benches: bare sockets, to know what the kernel can do with nothing of ours in between.
 //!
 //! `sendmmsg` and `recvmmsg` over arrays whose pointers are set once; it neither retries nor counts.
 //!
-//! Invariants of [`Raw`]:
+//! Invariants of [`Sockets`]:
 //!   1. `headers[i]` points at `vectors[i]`, and `vectors[i]` of the receiving side at
 //!      `arena[i * DATAGRAM_BYTES..][..DATAGRAM_BYTES]`; none of these is ever resized, and all of them are on
-//!      the heap, so that they stay where they are when a `Raw` moves.
+//!      the heap, so that they stay where they are when a `Sockets` moves.
 //!   2. Vectors of the sending side point at slices borrowed for the call.
 #![expect(unsafe_code, reason = "the kernel takes bursts through arrays of raw pointers")]
 
+use super::wire::Bursts;
 use libc::{c_uint, iovec, mmsghdr, msghdr};
 use mako::bounds::{FRAME_BYTES, SOCKET_BUFFER_BYTES};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -18,7 +19,7 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 
 /// One end, which knows its peer.
-pub struct Raw {
+pub struct Sockets {
     socket: Socket,
     peer: Box<SockAddr>,
     arena: Vec<u8>,
@@ -29,19 +30,19 @@ pub struct Raw {
 }
 
 // SAFETY: the pointers it holds between calls are followed only by the kernel, during calls that borrow it.
-unsafe impl Send for Raw {}
+unsafe impl Send for Sockets {}
 
-impl Raw {
+impl Sockets {
     /// Two ends over loopback.
-    pub fn pair() -> io::Result<(Raw, Raw)> {
+    pub fn pair() -> io::Result<[Sockets; 2]> {
         let (left, right) = (open()?, open()?);
         let (to_left, to_right) = (left.local_addr()?, right.local_addr()?);
-        Ok((Raw::new(left, to_right), Raw::new(right, to_left)))
+        Ok([Sockets::new(left, to_right), Sockets::new(right, to_left)])
     }
 
-    fn new(socket: Socket, peer: SockAddr) -> Raw {
+    fn new(socket: Socket, peer: SockAddr) -> Sockets {
         let nothing = iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let mut raw = Raw {
+        let mut raw = Sockets {
             socket,
             peer: Box::new(peer),
             arena: vec![0; BURST * DATAGRAM_BYTES],
@@ -60,35 +61,8 @@ impl Raw {
         raw
     }
 
-    /// Takes up to `max` datagrams that have come; how many.
-    pub fn receive(&mut self, max: usize) -> usize {
-        let count = c_uint::try_from(max.min(BURST)).expect("a burst is small");
-        let headers = self.headers.as_mut_ptr();
-        // SAFETY: invariant 1; there are at least `count` headers.
-        let outcome = unsafe {
-            libc::recvmmsg(self.socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT as _, ptr::null_mut())
-        };
-        usize::try_from(outcome).unwrap_or(0)
-    }
-
-    /// One of those received last.
-    pub fn datagram(&self, place: usize) -> &[u8] {
-        &self.arena[place * DATAGRAM_BYTES..][..self.headers[place].msg_len as usize]
-    }
-
-    /// Sends the first of `datagrams`; how many went.
-    pub fn send<'a>(&mut self, datagrams: impl Iterator<Item = &'a [u8]>) -> usize {
-        let mut count = 0;
-        for (vector, datagram) in self.sent_vectors.iter_mut().zip(datagrams) {
-            // The kernel only reads it, though the field is not const.
-            *vector = iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
-            count += 1;
-        }
-        self.send_vectors(count)
-    }
-
     /// Sends back the datagrams received last, from `first` up to `count`; how many went.
-    pub fn echo(&mut self, first: usize, count: usize) -> usize {
+    fn send_back(&mut self, first: usize, count: usize) -> usize {
         for place in first..count {
             let length = self.headers[place].msg_len as usize;
             self.sent_vectors[place - first] = iovec { iov_len: length, ..self.vectors[place] };
@@ -103,6 +77,40 @@ impl Raw {
         let outcome =
             unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT as _) };
         usize::try_from(outcome).unwrap_or(0)
+    }
+}
+
+impl Bursts for Sockets {
+    fn send<'a>(&mut self, payloads: impl Iterator<Item = &'a [u8]>) -> usize {
+        let mut count = 0;
+        for (vector, payload) in self.sent_vectors.iter_mut().zip(payloads) {
+            // The kernel only reads it, though the field is not const.
+            *vector = iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+            count += 1;
+        }
+        self.send_vectors(count)
+    }
+
+    fn receive(&mut self, most: usize) -> usize {
+        let count = c_uint::try_from(most.min(BURST)).expect("a burst is small");
+        let headers = self.headers.as_mut_ptr();
+        // SAFETY: invariant 1; there are at least `count` headers.
+        let outcome = unsafe {
+            libc::recvmmsg(self.socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT as _, ptr::null_mut())
+        };
+        usize::try_from(outcome).unwrap_or(0)
+    }
+
+    fn payload(&self, place: usize) -> &[u8] {
+        &self.arena[place * DATAGRAM_BYTES..][..self.headers[place].msg_len as usize]
+    }
+
+    fn echo(&mut self, most: usize) {
+        let came = self.receive(most);
+        let mut echoed = 0;
+        while echoed < came {
+            echoed += self.send_back(echoed, came);
+        }
     }
 }
 
@@ -137,11 +145,11 @@ const DATAGRAM_BYTES: usize = FRAME_BYTES;
 mod tests {
     use super::*;
 
-    fn received(raw: &mut Raw, count: usize) -> Vec<Vec<u8>> {
+    fn received(raw: &mut Sockets, count: usize) -> Vec<Vec<u8>> {
         let mut datagrams = Vec::new();
         while datagrams.len() < count {
             let came = raw.receive(BURST);
-            datagrams.extend((0..came).map(|place| raw.datagram(place).to_vec()));
+            datagrams.extend((0..came).map(|place| raw.payload(place).to_vec()));
         }
         datagrams
     }
@@ -149,18 +157,18 @@ mod tests {
     /// A limit measured with datagrams that are not what they seem would be a limit of something else.
     #[test]
     fn datagrams_come_back_as_they_were_sent() {
-        let (mut left, right) = Raw::pair().unwrap();
+        let [mut left, right] = Sockets::pair().unwrap();
         let sent: Vec<Vec<u8>> = (1..=20_u8).map(|byte| vec![byte; usize::from(byte) * 50]).collect();
         assert_eq!(left.send(sent.iter().map(Vec::as_slice)), sent.len());
         let mut moved = right;
         assert_eq!(received(&mut moved, 20), sent);
         assert_eq!(left.send(sent.iter().map(Vec::as_slice)), sent.len());
-        let mut echoed = 0;
-        while echoed < sent.len() {
-            let came = moved.receive(BURST);
-            assert_eq!(moved.echo(0, came), came);
-            echoed += came;
+        let mut came = Vec::new();
+        while came.len() < sent.len() {
+            moved.echo(BURST);
+            let count = left.receive(BURST);
+            came.extend((0..count).map(|place| left.payload(place).to_vec()));
         }
-        assert_eq!(received(&mut left, 20), sent);
+        assert_eq!(came, sent);
     }
 }

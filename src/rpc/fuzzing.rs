@@ -21,8 +21,12 @@ pub(crate) fn frame(bytes: &[u8]) -> bool {
             Packet::Request(part) => frame::encode_request(&mut again, &part),
             Packet::Response(part) => frame::encode_response(&mut again, &part),
             Packet::Cast(message) => frame::encode_cast(&mut again, message),
-            Packet::Ack(ack) => frame::encode_ack(&mut again, ack.largest, &ack.words().collect::<Vec<_>>()),
+            Packet::Ack(ack) => {
+                let words: Vec<u64> = ack.words().collect();
+                frame::encode_ack(&mut again, ack.largest, u64::from(ack.held_ns), &words);
+            }
             Packet::Ping => frame::encode_ping(&mut again),
+            Packet::Bye => frame::encode_bye(&mut again),
         }
     }
     assert!(bytes.starts_with(&again), "{header:?} and its packets have two encodings");
@@ -57,6 +61,7 @@ pub(crate) fn session(bytes: &[u8]) -> bool {
                 }
                 Event::Response { .. } | Event::Failed { .. } => panic!("nobody was asked: {event:?}"),
                 Event::Cast { message, .. } => rpc.recycle(message),
+                Event::Peer { .. } => {}
             }
         }
         now = now.plus_ns(u64::from(control) * MS);
@@ -124,12 +129,13 @@ pub(crate) fn session_seeds() -> Vec<Vec<u8>> {
 /// One of each kind, and all of them.
 fn packets() -> Vec<Vec<u8>> {
     let part = frame::Part { slot: 1, seq: 1, length: 5, packet: 0, payload: b"hello" };
-    let mut kinds = vec![Vec::new(); 5];
+    let mut kinds = vec![Vec::new(); 6];
     frame::encode_request(&mut kinds[0], &part);
     frame::encode_response(&mut kinds[1], &part);
     frame::encode_cast(&mut kinds[2], b"beat");
-    frame::encode_ack(&mut kinds[3], 1, &[1, u64::MAX]);
+    frame::encode_ack(&mut kinds[3], 1, 7, &[1, u64::MAX]);
     frame::encode_ping(&mut kinds[4]);
+    frame::encode_bye(&mut kinds[5]);
     kinds.push(kinds.concat());
     kinds
 }

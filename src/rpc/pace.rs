@@ -108,8 +108,8 @@ impl Pace {
     }
 
     pub fn on_sent(&mut self, now: Timestamp, bytes: u64) {
-        if self.rate > 0 {
-            self.spent_until = self.spent_until.max(now).plus_ns(bytes * SECOND / self.rate);
+        if let Some(ns) = (bytes * SECOND).checked_div(self.rate) {
+            self.spent_until = self.spent_until.max(now).plus_ns(ns);
         }
     }
 

@@ -190,16 +190,18 @@ impl Arp {
 }
 
 /// The sum of RFC 1071, not folded yet: of 16-bit words in network order, the last one padded. Eight bytes
-/// at a time, as two halves of 32 bits: what overflows 16 bits is folded back in the end anyway.
+/// at a time, as two halves of 32 bits: what overflows 16 bits is folded back in the end anyway. And as
+/// little-endian words, which a compiler adds up many at a time: to exchange the bytes of all words is to exchange
+/// those of the sum.
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let word = |bytes: &[u8; 8]| {
-        let word = u64::from_be_bytes(*bytes);
+        let word = u64::from_le_bytes(*bytes);
         (word >> 32) + (word & 0xffff_ffff)
     };
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    words.iter().map(word).sum::<u64>() + word(&last)
+    u64::from(fold(words.iter().map(word).sum::<u64>() + word(&last)).swap_bytes())
 }
 
 fn fold(mut sum: u64) -> u16 {

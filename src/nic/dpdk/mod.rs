@@ -11,6 +11,7 @@
 //! | `eal`, `sys` · *unsafe rooms* | DPDK's environment; the functions of `ffi/` |
 //! | `interface` · *unsafe room* | the kernel's interface beneath a virtual device: claimed, and freed of what was left |
 //! | `sockets` · *unsafe room* | what the kernel has beneath virtual devices |
+//! | `bare`, `veth` · *unsafe room* | to measure and to test: a port with nothing on it; two machines on one |
 //!
 //! The port has the node's `listen` address for itself: the kernel must not have it too. Core i receives what
 //! comes to UDP port + i. Where the device cannot tell them apart, whichever core receives a frame hands it to
@@ -19,6 +20,7 @@
 //! What a device cannot do is said once at start, and done here instead.
 #![deny(unsafe_code)]
 
+mod bare;
 mod device;
 mod eal;
 mod headers;
@@ -30,12 +32,15 @@ mod sockets;
 mod sys;
 #[cfg(test)]
 mod tests;
+pub mod veth;
 
 use super::{Nic, NicStats, Wake, place_of};
 use crate::bounds::{FRAME_BYTES, MS, RX_BURST, SECOND, US};
 use crate::config::Subnet;
 use crate::types::{Endpoint, Timestamp};
-use headers::{ARP_BYTES, Arp, Content, HEADERS_BYTES, Mac, Route};
+pub use bare::Bare;
+pub use headers::Mac;
+use headers::{ARP_BYTES, Arp, Content, HEADERS_BYTES, Route};
 use neighbours::{ASK_NS, HopId, Neighbours, REFRESH_NS};
 use port::{Opened, Port};
 use queue::Queue;
@@ -143,6 +148,16 @@ impl Dpdk {
         Ok((queues.into_iter().map(open).collect(), notices))
     }
 
+    /// The hardware address at which this core receives.
+    pub fn mac(&self) -> Mac {
+        self.queue.port().mac()
+    }
+
+    /// The port with nothing of ours on it, which sends to `to`.
+    pub fn bare(&mut self, to: Mac) -> Bare<'_> {
+        Bare::new(&mut self.queue, to)
+    }
+
     fn add_way(&mut self, peer: Endpoint, way: Way) {
         let place = place_of(peer).unwrap_or_else(|| panic!("{peer:?} is not in any cluster"));
         if self.places.len() <= place {
@@ -155,6 +170,10 @@ impl Dpdk {
     fn receive(&mut self, handed_over: bool, most: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
         let Dpdk { queue, stats, ip, first_udp_port, .. } = self;
         let count = if handed_over { queue.receive_handed_over(most) } else { queue.receive(most) };
+        if count == 0 {
+            return 0;
+        }
+        self.active_at = self.now;
         let (cores, own) = (queue.port().cores(), queue.core());
         let (mut handed, mut answers) = (0, Vec::new());
         for place in 0..count {
@@ -179,9 +198,6 @@ impl Dpdk {
         }
         queue.release();
         stats.frames_received += handed as u64;
-        if count > 0 {
-            self.active_at = self.now;
-        }
         answers.into_iter().for_each(|arp| self.on_arp(arp));
         handed
     }

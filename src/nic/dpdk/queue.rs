@@ -31,7 +31,6 @@ pub struct Queue {
     /// How many resets of the port this queue has seen done; whether it waits for one.
     resets_seen: u32,
     parked: bool,
-    registered: bool,
 }
 
 // SAFETY: the mbufs are ours alone (1, 2), and DPDK does not mind which thread uses a queue, if it is one at
@@ -51,7 +50,6 @@ impl Queue {
             leaving: Vec::with_capacity(LEAVING_MAX),
             resets_seen,
             parked: false,
-            registered: false,
         }
     }
 
@@ -88,10 +86,6 @@ impl Queue {
     /// Takes in frames from the device; how many. Those of the last burst were released.
     pub fn receive(&mut self, most: usize) -> usize {
         assert!(self.count == 0 && !self.parked, "{} frames of the last burst", self.count);
-        if !self.registered {
-            self.registered = true;
-            eal::register_thread();
-        }
         let Ok(queue) = self.port.queue_of(self.core) else { return 0 };
         let most = most.min(RX_BURST) as u16;
         let [mbufs, frames, lengths] = self.places();
@@ -99,6 +93,10 @@ impl Queue {
         let count = unsafe {
             sys::mako_receive(self.port.id(), queue, mbufs.cast(), frames.cast(), lengths.cast(), most)
         };
+        if count > 0 {
+            // Not sooner: most bursts of a core that spins are empty. And each time: a queue may change threads.
+            eal::register_thread();
+        }
         self.count = usize::from(count);
         self.count
     }
@@ -154,9 +152,31 @@ impl Queue {
         outcome == 0
     }
 
+    /// Puts the frames of the last burst behind those that leave, with sender and receiver exchanged, and ends it;
+    /// those for which there is no room are lost.
+    pub fn turn_back(&mut self) {
+        let room = LEAVING_MAX - self.leaving.len();
+        let is_whole = |length: &u32| length & sys::MAKO_LENGTH_MASK >= 2 * MAC_BYTES as u32;
+        let Queue { arrived, frames, lengths, leaving, count, .. } = self;
+        let burst = arrived[..*count].iter_mut().zip(&frames[..*count]).zip(&lengths[..*count]);
+        for ((mbuf, frame), _) in
+            burst.filter(|((mbuf, _), length)| !mbuf.is_null() && is_whole(length)).take(room)
+        {
+            // SAFETY: the frame of an mbuf we own (1), which begins with two addresses; nobody else is looking.
+            let addresses = unsafe { slice::from_raw_parts_mut(*frame, 2 * MAC_BYTES) };
+            let (to, from) = addresses.split_at_mut(MAC_BYTES);
+            to.swap_with_slice(from);
+            leaving.push(std::mem::replace(mbuf, ptr::null_mut()));
+        }
+        self.release();
+    }
+
     /// Ends the last burst.
     pub fn release(&mut self) {
         let count = std::mem::take(&mut self.count) as u16;
+        if count == 0 {
+            return;
+        }
         // SAFETY: mbufs we own, or null (1), and never look at again.
         unsafe { sys::mako_mbufs_free(self.arrived.as_mut_ptr(), count) };
     }
@@ -228,6 +248,15 @@ impl Queue {
     /// have no queue pair; what it does not take of these is lost.
     pub fn flush(&mut self) -> usize {
         assert!(!self.parked, "a parked queue is not used");
+        let sent = if self.leaving.is_empty() { 0 } else { self.give_leaving() };
+        if self.port.is_shared() {
+            self.send_for_others();
+        }
+        sent
+    }
+
+    fn give_leaving(&mut self) -> usize {
+        eal::register_thread();
         let mut sent = 0;
         let mut leaving = std::mem::take(&mut self.leaving);
         while sent < leaving.len() {
@@ -239,9 +268,6 @@ impl Queue {
         }
         leaving.drain(..sent);
         self.leaving = leaving;
-        if self.port.is_shared() {
-            self.send_for_others();
-        }
         sent
     }
 
@@ -289,6 +315,7 @@ impl Drop for Queue {
     }
 }
 
+const MAC_BYTES: usize = 6;
 /// What a core sends for others in one turn, in bursts.
 const BURSTS_FOR_OTHERS: usize = 4;
 /// Frames that wait for the device, at most: two bursts.
