@@ -199,9 +199,9 @@ const _: () = assert!(PARTITIONS_MAX <= ROUTING_SLOTS as usize);
 /// held to it by its tests.
 pub const SESSIONS_MAX: usize = 20_480;
 /// What a session at rest takes, in the open and sealed, beside 8 bytes for each request slot that its peer ever used.
-/// So 20,000 of them take less than 20 or 60 MB.
-pub const SESSION_BYTES_AT_REST: usize = KIB;
-pub const SESSION_BYTES_AT_REST_SEALED: usize = 3 * KIB;
+/// So 20,000 of them take less than 24 or 31 MB.
+pub const SESSION_BYTES_AT_REST: usize = 1_152;
+pub const SESSION_BYTES_AT_REST_SEALED: usize = 1_536;
 /// A session that has nothing to do for so long gives its queues back.
 pub const REST_NS: u64 = SECOND;
 /// Calls a session has under way at once; more wait in its backlog.
