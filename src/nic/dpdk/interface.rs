@@ -12,8 +12,11 @@
 use super::device::Device;
 use super::{DpdkError, sys};
 use std::ffi::CString;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::thread;
+use std::time::Duration;
 
 pub struct Interface {
     _claim: UnixDatagram,
@@ -24,13 +27,27 @@ impl Interface {
     /// network namespace of the calling thread.
     pub fn take(device: &Device) -> Result<(Option<Interface>, Vec<String>), DpdkError> {
         let Some(name) = device.interface() else { return Ok((None, Vec::new())) };
-        let refuse = |why: std::io::Error| DpdkError::Port {
+        let refuse = |why: io::Error| DpdkError::Port {
             step: "claimed",
             device: device.to_string(),
             why: format!("{name} is a port of another process ({why})"),
         };
         let address = SocketAddr::from_abstract_name(format!("mako-dpdk-{name}")).map_err(refuse)?;
-        let claim = UnixDatagram::bind_addr(&address).map_err(refuse)?;
+        let mut looks = CLAIM_LOOKS;
+        let claim = loop {
+            match UnixDatagram::bind_addr(&address) {
+                // A child that its last owner has started holds a copy until it runs its own program.
+                Err(why) if why.kind() == io::ErrorKind::AddrInUse && looks > 0 => {
+                    looks -= 1;
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "at the start of a node, when no core runs yet"
+                    )]
+                    thread::sleep(CLAIM_PAUSE);
+                }
+                outcome => break outcome.map_err(refuse)?,
+            }
+        };
         let mut notices = Vec::new();
         if device.owns_program() && forget_program(name) {
             notices.push(format!(
@@ -56,3 +73,6 @@ pub fn leave_program(interface: &str) {
     let outcome = unsafe { sys::mako_xdp_leave(name.as_ptr()) };
     assert_eq!(outcome, 0);
 }
+
+const CLAIM_LOOKS: u32 = 20;
+const CLAIM_PAUSE: Duration = Duration::from_millis(10);
