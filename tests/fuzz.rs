@@ -1,7 +1,7 @@
 //! Every decoder (`mako::fuzz`) over a kept corpus and mutations of it: bounded and the same in each run, on any compiler.
 //!
 //! `testdata/fuzz/TARGET/` holds inputs that decode, and any that once found a fault. After a change of a format run with
-//! `UPDATE_TESTDATA=1`. What libFuzzer does beyond this: README, "Does it hold?".
+//! `UPDATE_TESTDATA=1`.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
