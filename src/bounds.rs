@@ -232,8 +232,8 @@ pub const FRAMES_IN_ROW: u32 = 44;
 /// sessions of a large cluster within a second.
 pub const HELLOS_PER_MS: u32 = 64;
 /// A queue on the way of a session. A longer one than the least, of the frames of three round trips, slows it; from
-/// there on it is kept between the two. The turns of a busy core at either end come to about a millisecond; a queue
-/// delays what waits in it by no more than a fifth of the round trip between continents.
+/// there on it is kept between the two. The turns of a busy core at either end come to about a millisecond. Where the
+/// least round trip is longer than the second, neither is looked at.
 pub const QUEUE_NS_LOW: u64 = 2 * MS;
 pub const QUEUE_NS_HIGH: u64 = 10 * MS;
 /// At which rate a session that was slowed sends, in bytes a second: at least a frame in 10 ms or so, and no faster

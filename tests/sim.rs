@@ -112,6 +112,15 @@ fn a_reign_that_opens_after_its_end_is_no_second_leader() {
     pass(&Options { ops: 2_000, ..options(Faults::ALL) }, 6_047..6_048);
 }
 
+/// Round trips of a far way that differ by themselves looked like a queue, and losses of a few frames like a full link:
+/// sessions were slowed to next to nothing for good, and nobody could fetch what he had missed.
+#[test]
+fn a_session_is_not_slowed_for_good_by_a_way_that_is_far_and_bad() {
+    for seed in [339, 2_442] {
+        pass(&Options { ops: 2_000, ..options(Faults::ALL) }, seed..seed + 1);
+    }
+}
+
 #[test]
 fn every_fault_alone_is_survived() {
     for (_, fault) in mako::sim::FAULTS {

@@ -7,15 +7,17 @@
 //! grows until the session is back on the bypass. Rounds are judged by their least round trip: a core that was not
 //! running for a while delays some frames of a round, and a queue delays all of them.
 //!
-//! None of this where cores sleep or share their CPUs: there a round trip tells of schedulers, not of queues, and a peer
-//! that was not running would be taken for a full link. The window alone answers losses there.
+//! None of this on a far way ([`FAR_NS`]): round trips differ there by more than a queue is to delay frames, and frames
+//! that others overtake are given up too early, so that a rate which follows either falls for ever. Nor where cores sleep
+//! or share their CPUs: there a round trip tells of schedulers, and a peer that was not running would be taken for a full
+//! link. The window alone answers losses then.
 //!
 //! Frames may leave in small bursts ([`PACE_BURST_NS`]), so that a core need not wake for each. When a session waits
 //! for its turn is the affair of the core's timers. How many frames may be unacknowledged is the window's.
 //!
 //! Invariants:
 //!   1. `rate` is 0 (the bypass) or within `RATE_BYTES_MIN` and `RATE_BYTES_MAX`.
-//!   2. A session that does not fill its window to [`DEMAND_FRAMES`] is never taken off the bypass.
+//!   2. A session that does not fill its window to [`DEMAND_FRAMES`], or whose way is far, is never taken off the bypass.
 #![forbid(unsafe_code)]
 
 use crate::bounds::{
@@ -138,11 +140,12 @@ impl Pace {
 
     /// Nothing came back for a whole timeout, of so much.
     pub fn on_timeout(&mut self, now: Timestamp, frames: usize, bytes: u64, rto_ns: u64) -> Option<Change> {
-        let is_slowed = self.is_on && self.rate == 0 && frames >= DEMAND_FRAMES;
+        let is_slowed = self.is_on && self.rate == 0 && frames >= DEMAND_FRAMES && !self.is_far();
         self.timed_out |= is_slowed;
-        let was = if self.rate == 0 { bytes * SECOND / rto_ns } else { self.rate };
-        if self.rate > 0 || is_slowed {
-            self.set_rate(was / 2);
+        let used = bytes * SECOND / rto_ns;
+        // Of a session that has little to say a timeout says little: the last of a few frames was lost.
+        if is_slowed || (self.rate > 0 && used >= self.rate / 2) {
+            self.set_rate(if self.rate == 0 { used } else { self.rate } / 2);
         }
         self.round = Round { since: now, ..Round::default() };
         (self.settled_frames, self.lost_frames) = (0, 0);
@@ -160,14 +163,18 @@ impl Pace {
         let rtt_ns = self.round.rtt_ns.filter(|_| length_ns >= smoothed_ns.max(ROUND_NS_MIN))?;
         let round = std::mem::replace(&mut self.round, Round { since: now, ..Round::default() });
         // After a pause everything may be different.
-        if length_ns >= smoothed_ns + STALE_NS {
+        if self.is_far() || length_ns >= smoothed_ns + STALE_NS {
             return self.free();
         }
         let arrived = (u128::from(round.acked_bytes) * u128::from(SECOND) / u128::from(length_ns)) as u64;
-        let queue_ns = rtt_ns - self.least_ns[0].min(self.least_ns[1]).min(rtt_ns);
+        let queue_ns = rtt_ns.saturating_sub(self.least_ns());
         let was_paced = self.rate > 0;
         if self.judge_losses() && (was_paced || round.is_demanding) {
-            let rate = if was_paced { self.rate.min(arrived) } else { arrived };
+            let rate = match (was_paced, round.is_demanding) {
+                (true, true) => self.rate.min(arrived),
+                (true, false) => self.rate,
+                (false, _) => arrived,
+            };
             self.set_rate(rate / 4 * 3);
             self.timed_out = false;
         } else if was_paced {
@@ -198,7 +205,8 @@ impl Pace {
     fn adjust(&mut self, rtt_ns: u64, queue_ns: u64, most: u64) {
         let step = GROWTH_FRAMES * FRAME_BYTES as u64 * SECOND / rtt_ns.max(ROUND_NS_MIN);
         if queue_ns < QUEUE_NS_LOW {
-            return self.set_rate((self.rate + self.rate / CALM_GROWTH_PART).min(most) + step);
+            // Also beyond what came through: in a round of a few frames that is an accident, and a queue or losses will tell.
+            return self.set_rate(self.rate + self.rate / CALM_GROWTH_PART + step);
         }
         if queue_ns > QUEUE_NS_HIGH {
             self.doubt_least(rtt_ns);
@@ -217,6 +225,15 @@ impl Pace {
         let off = part_of(off, BETA.0, BETA.1);
         let grown = self.rate.min(most) + part_of(step, BAND_NS - weight, BAND_NS);
         self.set_rate(if queue_ns < QUEUE_NS_REFERENCE { grown + off } else { grown.saturating_sub(off) });
+    }
+
+    fn least_ns(&self) -> u64 {
+        self.least_ns[0].min(self.least_ns[1])
+    }
+
+    /// Also before the first sample: it is not known to be near.
+    fn is_far(&self) -> bool {
+        self.least_ns() > FAR_NS
     }
 
     /// Whether so many were lost of late that it was no accident.
@@ -269,6 +286,8 @@ fn signed(ns: u64) -> i64 {
 
 /// Frames unacknowledged that a queue may be made of. Who has fewer does not make it.
 pub const DEMAND_FRAMES: usize = 32;
+/// A way whose least round trip is longer is far.
+const FAR_NS: u64 = QUEUE_NS_HIGH;
 /// The least round trip is the least of so long, and up to twice that.
 const SPELL_NS: u64 = 10 * SECOND;
 /// What was learned is forgotten in a round that was longer than its round trip by this.
@@ -396,6 +415,24 @@ mod tests {
             rounds += 1;
             assert!(rounds < 1_000, "still at {rate}");
         }
+    }
+
+    /// Frames of a far way that overtake each other are no queue and not lost: a session that was slowed for them would
+    /// stay slow.
+    #[test]
+    fn a_far_way_slows_nobody() {
+        let mut pace = Pace::new(true);
+        let (mut now, mut prng) = (Timestamp(SECOND), crate::types::Prng::with_seed(1));
+        for _ in 0..2_000 {
+            let rtt_ns = prng.u64(50 * MS..=140 * MS);
+            now = now.plus_ns(rtt_ns);
+            pace.on_sample(now, rtt_ns);
+            pace.on_lost(20);
+            pace.on_acked(80, 80_000, 64);
+            assert_eq!(pace.end_round(now, rtt_ns), None);
+            assert_eq!(pace.on_timeout(now, 64, 64_000, 2 * rtt_ns), None);
+        }
+        assert_eq!(pace.rate(), None);
     }
 
     #[test]

@@ -220,6 +220,8 @@ pub struct Profile {
     pub handover_every_ns: u64,
     /// Frames are sealed: of those that come late or again some are refused before anybody looks into them.
     pub sealed: bool,
+    /// Sessions are slowed by the delays they see, as between cores that never sleep.
+    pub paced: bool,
 }
 
 impl Profile {
@@ -283,6 +285,7 @@ impl Profile {
                 0
             },
             sealed: false,
+            paced: false,
         }
     }
 

@@ -160,6 +160,7 @@ impl World {
         opened.peers.iter().for_each(|(node, disk)| recovery.on_peer(*node, *disk));
         let incarnation = self.nodes[usize::from(me.node.0)].incarnation;
         let mut core = Core::restored(&self.config, me, incarnation, self.prng.u64(..), recovery);
+        core.set_paced(self.profile.paced);
         if let Some(keys) = &self.keys {
             core.set_keys(keys.clone(), self.now ^ at as u64);
         }

@@ -61,7 +61,8 @@ type FinalRow = (KeyId, Timestamp, Option<WriteId>);
 /// Runs one seed.
 pub fn run_seed(options: &Options, seed: u64) -> Result<Passed, Failure> {
     let mut prng = Prng::with_seed(seed);
-    let profile = Profile { sealed: seed % 2 == 1, ..Profile::draw(&mut prng, options.faults) };
+    let drawn = Profile::draw(&mut prng, options.faults);
+    let profile = Profile { sealed: seed % 2 == 1, paced: seed.is_multiple_of(3), ..drawn };
     let tables = vec![Table { name: "sim".to_string(), routing: Routing::Int(1) }];
     let cluster = LocalCluster {
         shards: options.shards,

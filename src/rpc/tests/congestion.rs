@@ -114,6 +114,9 @@ impl Crowd {
             sender.rpc.cast(crowd.now, endpoint(0), b"beat");
         }
         crowd.run(20 * MS);
+        crowd.wish(0..senders, Wish { message_bytes: 0, window: 1, calls: 1 });
+        crowd.run(20 * MS);
+        crowd.wish(0..senders, wish);
         crowd.link.forget();
         crowd
     }
