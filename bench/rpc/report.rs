@@ -59,7 +59,7 @@ fn judge(options: &RpcOptions, results: &Results) -> Verdicts {
     if is_fast && options.message_bytes >= LONG_BYTES {
         let ratio = results.copied.per_s() / results.raw_copy_per_s;
         let slow = format!("{ratio:.2} of a plain copy, below {COPY_MIN}");
-        verdicts.insert("long_message", (ratio < COPY_MIN).then_some(slow));
+        verdicts.insert("long_message", is_below(ratio, COPY_MIN).then_some(slow));
     }
     for (name, copied) in
         [("long_message_intact", &results.copied), ("lossy_message_intact", &results.copied_lossy)]
@@ -90,21 +90,22 @@ impl OfSize {
         let mut findings = vec![
             (
                 "round_trip",
-                round_trip > ROUND_TRIP_MAX,
+                round_trip.is_nan() || round_trip > ROUND_TRIP_MAX,
                 format!("{round_trip:.2} of the raw one, above {ROUND_TRIP_MAX}"),
             ),
-            ("apart", apart < APART_MIN, format!("{apart:.2} of the raw echo, below {APART_MIN}")),
+            ("apart", is_below(apart, APART_MIN), format!("{apart:.2} of the raw echo, below {APART_MIN}")),
         ];
         if self.size > COALESCED_BYTES {
             return findings;
         }
-        let sealed = self.windows.iter().map(OfWindow::sealed_ratio).fold(f64::INFINITY, f64::min);
+        let least = |least, ratio| if is_below(ratio, least) { ratio } else { least };
+        let sealed = self.windows.iter().map(OfWindow::sealed_ratio).fold(f64::INFINITY, least);
         let why = format!("{sealed:.2} of the requests in the open, below {SEALED_MIN}");
-        findings.push(("authentication", sealed < SEALED_MIN, why));
+        findings.push(("authentication", is_below(sealed, SEALED_MIN), why));
         if options.sessions >= MANY_SESSIONS {
             let (most, burst) = (self.most_per_s(), self.burst_ratio());
             let why = format!("{burst:.2} of the frames of a raw burst, below {BURST_MIN}");
-            findings.push(("burst", burst < BURST_MIN, why));
+            findings.push(("burst", is_below(burst, BURST_MIN), why));
             let why = format!("{most:.0} per second, below {COALESCED_MIN:.0}");
             // Where the kernel passes on many frames at once.
             findings.extend((options.nic == Medium::Udp).then_some(("coalesced", most < COALESCED_MIN, why)));
@@ -255,6 +256,11 @@ fn rate(page: &mut String, name: &str, per_s: f64, ratio: Option<f64>, answered:
         format!("; p50 {:.1} us, p99 {:.1}", round_trips.p50, round_trips.p99)
     });
     let _ = writeln!(page, "  {name:<28}{per_s:>10.0} per second{ratio}{}", p50.unwrap_or_default());
+}
+
+/// Of nothing measured against nothing too.
+fn is_below(ratio: f64, least: f64) -> bool {
+    ratio.is_nan() || ratio < least
 }
 
 /// What is promised, against the raw figures of the same run.

@@ -440,9 +440,10 @@ impl UringDisk {
 
     /// A segment takes many answers of the drive, and on a busy one their time.
     fn note_progress(&mut self) {
-        let (now, steps) = (self.now, self.preparer.steps());
-        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.steps != steps) {
-            (waiting.since, waiting.steps) = (now, steps);
+        let Some(waiting) = &mut self.waiting else { return };
+        let steps = self.preparer.steps();
+        if waiting.steps != steps {
+            (waiting.since, waiting.steps) = (self.now, steps);
         }
     }
 

@@ -140,7 +140,7 @@ fn packets() -> Vec<Vec<u8>> {
     kinds
 }
 
-fn header_to_us() -> Header {
+pub(super) fn header_to_us() -> Header {
     Header {
         cluster: 7,
         from: THEM,

@@ -4,6 +4,7 @@
 use super::*;
 use crate::bounds::{CASTS_RECEIVED_MAX, CHUNK_BYTES, MESSAGE_BYTES_MAX};
 use crate::rpc::frame::{self, Part};
+use crate::rpc::fuzzing::header_to_us;
 use proptest::prelude::*;
 
 /// Frames of an ordinary exchange with peer 0, as peer 1 sends them.
@@ -49,17 +50,7 @@ fn victim() -> Rpc {
 }
 
 pub(super) fn header() -> Header {
-    Header {
-        cluster: CLUSTER,
-        from: endpoint(1),
-        to: endpoint(0),
-        from_incarnation: 1,
-        to_incarnation: 1,
-        generation: 0,
-        number: 0,
-        key: 0,
-        count: 0,
-    }
+    Header { cluster: CLUSTER, from: endpoint(1), to: endpoint(0), ..header_to_us() }
 }
 
 /// Feeds the frame, lets time pass, and answers what it takes for requests.
