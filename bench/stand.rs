@@ -122,7 +122,16 @@ fn spread(config: &mut Config, nic: &NicKind) -> anyhow::Result<Namespaces> {
         }
     }
     let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
-    Namespaces::make(&names, cores.unwrap_or(1), *nic == NicKind::Udp)
+    Namespaces::make(&names, queues_for(nic, cores.unwrap_or(1)), *nic == NicKind::Udp)
+}
+
+/// What an interface of a namespace should have. Of such a one `net_af_xdp` takes a single queue, and what comes to
+/// another would be lost.
+fn queues_for(nic: &NicKind, cores: usize) -> usize {
+    match nic {
+        NicKind::Dpdk(device) if device.starts_with("net_af_xdp") => 1,
+        _ => cores,
+    }
 }
 
 /// A driver alone becomes a device over the interface of the namespace.

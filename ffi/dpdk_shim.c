@@ -2,8 +2,12 @@
 #include "dpdk_shim.h"
 
 #include <errno.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <rte_bus_vdev.h>
@@ -77,6 +81,20 @@ int mako_xdp_leave(const char *interface) {
     int outcome = xsk_setup_xdp_prog((int)if_nametoindex(interface), &map);
     if (map >= 0)
         close(map);
+    return outcome;
+}
+
+int mako_interface_queues(const char *interface, uint32_t *receive, uint32_t *combined) {
+    struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
+    struct ifreq request = {.ifr_data = (void *)&channels};
+    strncpy(request.ifr_name, interface, IFNAMSIZ - 1);
+    int any = socket(AF_INET, SOCK_DGRAM, 0);
+    if (any < 0)
+        return -errno;
+    int outcome = ioctl(any, SIOCETHTOOL, &request) < 0 ? -errno : 0;
+    close(any);
+    *receive = channels.rx_count;
+    *combined = channels.combined_count;
     return outcome;
 }
 

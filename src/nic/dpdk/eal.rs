@@ -6,13 +6,13 @@
 #![allow(unsafe_code, reason = "an unsafe room: C is called with pointers to arguments")]
 
 use super::device::Device;
+use super::patience::patiently;
 use super::{DpdkError, sys};
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, mpsc};
-use std::time::Duration;
 use std::{fs, process, ptr, thread};
 
 /// What came of a start.
@@ -60,15 +60,11 @@ fn claim_huge_pages() -> Option<File> {
 /// The huge pages that are free. Those of whoever had the device before, however it ended, come back with its
 /// sockets, some time later: they are waited for where they would be enough.
 fn await_huge_bytes(wanted: u64, looks: u32, bytes_of: impl Fn(&str) -> u64) -> u64 {
-    for _ in 0..looks {
+    let look = || {
         let free = bytes_of("free_hugepages");
-        if free >= wanted || bytes_of("nr_hugepages") < wanted {
-            return free;
-        }
-        #[expect(clippy::disallowed_methods, reason = "at the start of a node, when no core runs yet")]
-        thread::sleep(LET_GO_PAUSE);
-    }
-    bytes_of("free_hugepages")
+        if free >= wanted || bytes_of("nr_hugepages") < wanted { Ok(free) } else { Err(free) }
+    };
+    patiently(looks, |_| true, look).unwrap_or_else(|free| free)
 }
 
 fn arguments(device: &Device, huge: bool, memory_bytes: u64) -> Vec<String> {
@@ -183,9 +179,8 @@ pub fn register_thread() {
     });
 }
 
-/// How long what belonged to whoever had the device before may take to be free.
+/// How often to look whether what belonged to whoever had the device before is free.
 pub const LET_GO_LOOKS: u32 = 200;
-pub const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
 const ORDINARY_MIB_MIN: u64 = 1_024;
 

@@ -10,15 +10,17 @@
 #![allow(unsafe_code, reason = "an unsafe room: C is called with the name of the interface")]
 
 use super::device::Device;
+use super::patience::patiently;
 use super::{DpdkError, sys};
 use std::ffi::CString;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::thread;
-use std::time::Duration;
 
 pub struct Interface {
+    name: String,
+    /// Whether its device is to get every frame.
+    takes_all: bool,
     _claim: UnixDatagram,
 }
 
@@ -33,33 +35,46 @@ impl Interface {
             why: format!("{name} is a port of another process ({why})"),
         };
         let address = SocketAddr::from_abstract_name(format!("mako-dpdk-{name}")).map_err(refuse)?;
-        let mut looks = CLAIM_LOOKS;
-        let claim = loop {
-            match UnixDatagram::bind_addr(&address) {
-                // A child that its last owner has started holds a copy until it runs its own program.
-                Err(why) if why.kind() == io::ErrorKind::AddrInUse && looks > 0 => {
-                    looks -= 1;
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "at the start of a node, when no core runs yet"
-                    )]
-                    thread::sleep(CLAIM_PAUSE);
-                }
-                outcome => break outcome.map_err(refuse)?,
-            }
-        };
+        // A child that its last owner has started holds a copy until it runs its own program.
+        let is_held = |why: &io::Error| why.kind() == io::ErrorKind::AddrInUse;
+        let claim = patiently(CLAIM_LOOKS, is_held, || UnixDatagram::bind_addr(&address)).map_err(refuse)?;
         let mut notices = Vec::new();
         if device.owns_program() && forget_program(name) {
             notices.push(format!(
                 "{device}: {name} was left with a program of an earlier AF_XDP socket, which is taken off"
             ));
         }
-        Ok((Some(Interface { _claim: claim }), notices))
+        let name = name.to_string();
+        Ok((Some(Interface { name, takes_all: device.owns_program(), _claim: claim }), notices))
+    }
+
+    /// Refuses an interface with more receive queues than the `pairs` that the device uses: the kernel keeps what
+    /// comes to the others, so some peers would be heard and some not.
+    pub fn check_queues(&self, pairs: u16) -> Result<(), DpdkError> {
+        let (receive, combined) = queues(&self.name).unwrap_or_default();
+        if !self.takes_all || receive + combined <= u32::from(pairs) {
+            return Ok(());
+        }
+        let kind = if combined > 0 { "combined" } else { "rx" };
+        Err(DpdkError::Queues { interface: self.name.clone(), has: receive + combined, kind, pairs })
     }
 }
 
+/// Queues that only receive, and those that send too; `None` where the driver does not tell.
+fn queues(interface: &str) -> Option<(u32, u32)> {
+    let name = c_string(interface);
+    let (mut receive, mut combined) = (0, 0);
+    // SAFETY: a string that outlives the call, and locals.
+    let outcome = unsafe { sys::mako_interface_queues(name.as_ptr(), &raw mut receive, &raw mut combined) };
+    (outcome == 0).then_some((receive, combined))
+}
+
+fn c_string(interface: &str) -> CString {
+    CString::new(interface).expect("a device is spelt without zeros")
+}
+
 fn forget_program(interface: &str) -> bool {
-    let name = CString::new(interface).expect("a device is spelt without zeros");
+    let name = c_string(interface);
     // SAFETY: a string that outlives the call.
     let outcome = unsafe { sys::mako_xdp_forget(name.as_ptr()) };
     outcome > 0
@@ -68,11 +83,10 @@ fn forget_program(interface: &str) -> bool {
 /// As a process that is killed leaves it.
 #[cfg(test)]
 pub fn leave_program(interface: &str) {
-    let name = CString::new(interface).unwrap();
+    let name = c_string(interface);
     // SAFETY: a string that outlives the call.
     let outcome = unsafe { sys::mako_xdp_leave(name.as_ptr()) };
     assert_eq!(outcome, 0);
 }
 
 const CLAIM_LOOKS: u32 = 20;
-const CLAIM_PAUSE: Duration = Duration::from_millis(10);

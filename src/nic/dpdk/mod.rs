@@ -10,6 +10,7 @@
 //! | `port`, `queue` · *unsafe rooms* | a port from its start to its end; bursts of frames |
 //! | `eal`, `sys` · *unsafe rooms* | DPDK's environment; the functions of `ffi/` |
 //! | `interface` · *unsafe room* | the kernel's interface beneath a virtual device: claimed, and freed of what was left |
+//! | `patience` | waiting for what the last owner of a device is about to let go of |
 //! | `sockets` · *unsafe room* | what the kernel has beneath virtual devices |
 //! | `bare`, `veth` · *unsafe room* | to measure and to test: a port with nothing on it; two machines on one |
 //!
@@ -26,6 +27,7 @@ mod eal;
 mod headers;
 mod interface;
 mod neighbours;
+mod patience;
 mod port;
 mod queue;
 mod sockets;
@@ -107,6 +109,11 @@ pub enum DpdkError {
     NoDevice { device: String, why: String },
     #[error("{device} could not be {step}: {why}; see what else uses it")]
     Port { step: &'static str, device: String, why: String },
+    #[error(
+        "{interface} has {has} receive queues and its port uses {pairs}: what comes to the others would be lost; \
+         ethtool -L {interface} {kind} {pairs}"
+    )]
+    Queues { interface: String, has: u32, kind: &'static str, pairs: u16 },
     #[error("no memory for mbufs: {why}; reserve more with hugepages/reserve.sh")]
     Memory { why: String },
     #[error("{peer} is outside of {subnet}, and there is no gateway; add gateway = … to the node")]

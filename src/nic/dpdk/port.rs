@@ -10,9 +10,10 @@
 #![allow(unsafe_code, reason = "an unsafe room: a port of C, and the memory its device writes to")]
 
 use super::device::Device;
-use super::eal::{LET_GO_LOOKS, LET_GO_PAUSE, Started, words};
+use super::eal::{LET_GO_LOOKS, Started, words};
 use super::headers::Mac;
 use super::interface::Interface;
+use super::patience::patiently;
 use super::queue::Queue;
 use super::{DpdkError, eal, sockets, sys};
 use std::ffi::{CString, c_int, c_void};
@@ -20,7 +21,6 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 pub struct Port {
     id: u16,
@@ -68,20 +68,12 @@ impl Port {
         let Started { mut notices, claim: _claim } = eal::start(&device, bytes)?;
         let (interface, left) = Interface::take(&device)?;
         notices.extend(left);
-        let mut attempts = if device.is_let_go_late() { LET_GO_LOOKS } else { 0 };
-        let (mut port, unsteered) = loop {
-            match Port::make(&device, cores, first_udp_port) {
-                Err(DpdkError::Port { .. }) if attempts > 0 => {
-                    attempts -= 1;
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "at the start of a node, when no core runs yet"
-                    )]
-                    thread::sleep(LET_GO_PAUSE);
-                }
-                outcome => break outcome?,
-            }
-        };
+        let looks = if device.is_let_go_late() { LET_GO_LOOKS } else { 0 };
+        let is_busy = |error: &DpdkError| matches!(error, DpdkError::Port { .. });
+        let (mut port, unsteered) = patiently(looks, is_busy, || Port::make(&device, cores, first_udp_port))?;
+        if let Some(interface) = &interface {
+            interface.check_queues(port.queues)?;
+        }
         let (name, queues) = (&port.device, port.queues);
         if !port.offloads_all {
             notices.push(format!("{name}: it does not do all checksums itself: the cores do the others"));

@@ -3,13 +3,13 @@
 //! Named one by one: `tests/tidy.rs` compares this list with the header.
 #![allow(unsafe_code, reason = "an unsafe room: declarations of C functions")]
 
-pub use bindings::mako_xdp_forget;
 pub use bindings::{
     MAKO_CHECKSUM_BAD, MAKO_CHECKSUM_GOOD, MAKO_LENGTH_MASK, MAKO_OFFLOAD_RX, MAKO_OFFLOAD_TX,
 };
 pub use bindings::{
     mako_eal_directory, mako_eal_init, mako_error_words, mako_thread_register, mako_thread_unregister,
 };
+pub use bindings::{mako_interface_queues, mako_xdp_forget};
 pub use bindings::{mako_mbuf_new, mako_mbuf_set, mako_mbufs_free, mako_receive, mako_send};
 #[cfg(test)]
 pub use bindings::{mako_pool_available, mako_port_ask_reset, mako_xdp_leave};

@@ -94,8 +94,9 @@ fn send_one(left: &mut Node<'_>, right: &mut Node<'_>, now: &mut Timestamp, fram
     panic!("a frame did not come: {:?}, {:?}", left.stats(), right.stats());
 }
 
-fn passes_the_suite(driver: &str) {
-    let veth = Veth::new(CORES).unwrap();
+/// A node of several cores on the right side, which share one queue pair where `queues` is one.
+fn passes_the_suite(driver: &str, queues: u16) {
+    let veth = Veth::new(queues).unwrap();
     suite::assert_passes(|| {
         let left = open(&veth, driver, Side::Left, 1, &[]);
         // `RIGHT` is its last core: what comes in at the others is handed over to it.
@@ -133,12 +134,33 @@ impl Nic for Node<'_> {
 
 #[test]
 fn af_packet_passes_the_suite() {
-    passes_the_suite("af_packet");
+    passes_the_suite("af_packet", CORES);
 }
 
 #[test]
 fn af_xdp_passes_the_suite() {
-    passes_the_suite("af_xdp");
+    passes_the_suite("af_xdp", 1);
+}
+
+/// The kernel would keep what comes to the other queue: a node that starts all the same hears some peers, and not
+/// others.
+#[test]
+fn af_xdp_refuses_an_interface_of_which_it_would_miss_frames() {
+    let veth = Veth::new(2).unwrap();
+    let listen = SocketAddrV4::new(ip(Side::Left), PORT);
+    let subnet = "10.77.0.0/24".parse().unwrap();
+    let open = |device: &str| {
+        let site = Site { device, listen, cores: 2, subnet, gateway: None, peers: &[] };
+        veth.within(Side::Left, || Dpdk::open(&site).map(drop).map_err(|error| error.to_string()))
+    };
+    let refused = open("net_af_xdp60,iface=mako0").unwrap_err();
+    assert_eq!(
+        refused,
+        "mako0 has 2 receive queues and its port uses 1: what comes to the others would be lost; \
+         ethtool -L mako0 rx 1"
+    );
+    // Who says where it starts leaves the others to somebody else.
+    assert_eq!(open("net_af_xdp61,iface=mako0,start_queue=0"), Ok(()));
 }
 
 /// Every buffer of both sides goes to the device many times over, one frame at a time: one that the kernel
