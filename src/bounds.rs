@@ -110,6 +110,9 @@ pub const FETCH_BYTES_MAX: usize = MIB;
 pub const CATCH_UP_SHARE: u64 = 2;
 /// But so many that it takes no longer than this.
 pub const CATCH_UP_SECONDS_MAX: u64 = 60;
+/// So long a node that comes back leaves the CPU to others. Where they fill every CPU it would not be back for minutes if
+/// it went on like that, and nobody's replica may be missing for so long.
+pub const BACKGROUND_NS_MAX: u64 = 5 * SECOND;
 /// A replica that has applied all but this much has caught up: it lags so far behind a busy leader that is far away.
 pub const CAUGHT_UP_NS: u64 = 500 * MS;
 /// A leader that chooses fewer per second is not held up by a replica that fetches as fast as it can: twice what no-ops

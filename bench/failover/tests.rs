@@ -29,11 +29,10 @@ fn a_leader_is_killed_and_replaced_and_the_counters_add_up() {
     assert!(outcome.page().contains("shard 0: outage "), "{}", outcome.page());
 }
 
-/// A follower that was away must be seen to come back, and its leaders to have gone on. Under little load: beside leaders
-/// who fill the CPUs a node that comes back gets what they leave.
+/// A follower that was away must be seen to come back, also beside leaders who fill the CPUs, and they to have gone on.
 #[test]
 fn a_follower_that_was_down_catches_up() {
-    let options = options("--kill follower --times 1 --warmup 200ms --pause 0ms --clients 1 --down 600ms");
+    let options = options("--kill follower --times 1 --warmup 200ms --pause 0ms --clients 4 --down 600ms");
     let Place { config, data: _data } = fixture::place(2, 3, 1, tables());
     let outcome = kill_nodes(&options, config, &AtomicBool::new(false)).unwrap();
     let [Kill { nodes, absence: Some(absence), healthy: None, caught_up_ns, .. }] = &outcome.kills[..] else {

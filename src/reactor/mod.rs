@@ -33,8 +33,8 @@ pub use orders::{Answer, HandOver, NoOrder, OrderSender, Orders, orders};
 pub use siblings::{Awaited, Shared, Siblings};
 
 use crate::bounds::{
-    CATCH_UP_SECONDS_MAX, CAUGHT_UP_NS, FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST,
-    SECOND, SESSIONS_MAX, TX_BURST,
+    BACKGROUND_NS_MAX, CAUGHT_UP_NS, FRAME_BYTES, PAUSE_NS_MAX, PAUSE_NS_MIN, PAUSE_SHARE, RX_BURST,
+    SESSIONS_MAX, TX_BURST,
 };
 use crate::clock::Clock;
 use crate::config::Config;
@@ -153,9 +153,9 @@ impl<D: Driver, N: Nic, K: Disk, C: Clock> Reactor<D, N, K, C> {
 
     /// Turn after turn, as long as nobody needs this core but itself: until it has applied all but the newest of what
     /// there is, or hears of a reign that is new to it (a shard with a leader less needs its replicas), or leads; or
-    /// until it has taken `CATCH_UP_SECONDS_MAX`.
+    /// until it has taken `BACKGROUND_NS_MAX`.
     pub fn catch_up(&mut self) -> Result<(), DiskError> {
-        let over = self.clock.now().plus_ns(CATCH_UP_SECONDS_MAX * SECOND);
+        let over = self.clock.now().plus_ns(BACKGROUND_NS_MAX);
         let known: Vec<Ballot> = self.core.reigns().collect();
         self.turns_until(|core, now| {
             let is_needed = !core.reigns().eq(known.iter().copied()) || !core.led().is_empty();
