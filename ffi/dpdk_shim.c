@@ -84,15 +84,26 @@ int mako_xdp_leave(const char *interface) {
     return outcome;
 }
 
-int mako_interface_queues(const char *interface, uint32_t *receive, uint32_t *combined) {
-    struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
-    struct ifreq request = {.ifr_data = (void *)&channels};
-    strncpy(request.ifr_name, interface, IFNAMSIZ - 1);
+static int ask_interface(const char *interface, unsigned long question, struct ifreq *request) {
+    strncpy(request->ifr_name, interface, IFNAMSIZ - 1);
     int any = socket(AF_INET, SOCK_DGRAM, 0);
     if (any < 0)
         return -errno;
-    int outcome = ioctl(any, SIOCETHTOOL, &request) < 0 ? -errno : 0;
+    int outcome = ioctl(any, question, request) < 0 ? -errno : 0;
     close(any);
+    return outcome;
+}
+
+int mako_interface_mtu(const char *interface) {
+    struct ifreq request = {0};
+    int outcome = ask_interface(interface, SIOCGIFMTU, &request);
+    return outcome < 0 ? outcome : request.ifr_mtu;
+}
+
+int mako_interface_queues(const char *interface, uint32_t *receive, uint32_t *combined) {
+    struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
+    struct ifreq request = {.ifr_data = (void *)&channels};
+    int outcome = ask_interface(interface, SIOCETHTOOL, &request);
     *receive = channels.rx_count;
     *combined = channels.combined_count;
     return outcome;

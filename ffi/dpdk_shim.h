@@ -17,6 +17,8 @@ void mako_thread_unregister(void);
 // An interface of the kernel. Takes the program off it that has frames go to AF_XDP by default, if that is all there
 // is: 1 when it was there.
 int mako_xdp_forget(const char *interface);
+// Bytes of the longest IP packet it carries.
+int mako_interface_mtu(const char *interface);
 // Its queues that only receive, and those that send too.
 int mako_interface_queues(const char *interface, uint32_t *receive, uint32_t *combined);
 // Leaves one on it, as a process that is killed does: for tests.

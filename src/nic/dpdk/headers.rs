@@ -215,7 +215,7 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-const ETHERNET_BYTES: usize = 14;
+pub const ETHERNET_BYTES: usize = 14;
 const IPV4_BYTES: usize = 20;
 const UDP_BYTES: usize = 8;
 const TYPE_IPV4: [u8; 2] = [0x08, 0x00];

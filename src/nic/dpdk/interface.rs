@@ -10,8 +10,10 @@
 #![allow(unsafe_code, reason = "an unsafe room: C is called with the name of the interface")]
 
 use super::device::Device;
+use super::headers::{ETHERNET_BYTES, HEADERS_BYTES};
 use super::patience::patiently;
 use super::{DpdkError, sys};
+use crate::bounds::FRAME_BYTES;
 use std::ffi::CString;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -38,6 +40,9 @@ impl Interface {
         // A child that its last owner has started holds a copy until it runs its own program.
         let is_held = |why: &io::Error| why.kind() == io::ErrorKind::AddrInUse;
         let claim = patiently(CLAIM_LOOKS, is_held, || UnixDatagram::bind_addr(&address)).map_err(refuse)?;
+        if let Some(mtu) = mtu(name).filter(|mtu| *mtu < PACKET_BYTES_MAX) {
+            return Err(DpdkError::Mtu { interface: name.to_string(), mtu, wanted: PACKET_BYTES_MAX });
+        }
         let mut notices = Vec::new();
         if device.owns_program() && forget_program(name) {
             notices.push(format!(
@@ -58,6 +63,13 @@ impl Interface {
         let kind = if combined > 0 { "combined" } else { "rx" };
         Err(DpdkError::Queues { interface: self.name.clone(), has: receive + combined, kind, pairs })
     }
+}
+
+/// The longest packet it carries; `None` where that is not known.
+fn mtu(interface: &str) -> Option<usize> {
+    let name = c_string(interface);
+    // SAFETY: a string that outlives the call.
+    usize::try_from(unsafe { sys::mako_interface_mtu(name.as_ptr()) }).ok()
 }
 
 /// Queues that only receive, and those that send too; `None` where the driver does not tell.
@@ -89,4 +101,6 @@ pub fn leave_program(interface: &str) {
     assert_eq!(outcome, 0);
 }
 
+/// A frame of ours with its headers but the one of Ethernet.
+const PACKET_BYTES_MAX: usize = HEADERS_BYTES - ETHERNET_BYTES + FRAME_BYTES;
 const CLAIM_LOOKS: u32 = 20;

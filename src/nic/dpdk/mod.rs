@@ -114,6 +114,10 @@ pub enum DpdkError {
          ethtool -L {interface} {kind} {pairs}"
     )]
     Queues { interface: String, has: u32, kind: &'static str, pairs: u16 },
+    #[error(
+        "{interface} carries packets of {mtu} bytes and a frame takes up to {wanted}: ip link set dev {interface} mtu {wanted}"
+    )]
+    Mtu { interface: String, mtu: usize, wanted: usize },
     #[error("no memory for mbufs: {why}; reserve more with hugepages/reserve.sh")]
     Memory { why: String },
     #[error("{peer} is outside of {subnet}, and there is no gateway; add gateway = … to the node")]

@@ -9,7 +9,7 @@ pub use bindings::{
 pub use bindings::{
     mako_eal_directory, mako_eal_init, mako_error_words, mako_thread_register, mako_thread_unregister,
 };
-pub use bindings::{mako_interface_queues, mako_xdp_forget};
+pub use bindings::{mako_interface_mtu, mako_interface_queues, mako_xdp_forget};
 pub use bindings::{mako_mbuf_new, mako_mbuf_set, mako_mbufs_free, mako_receive, mako_send};
 #[cfg(test)]
 pub use bindings::{mako_pool_available, mako_port_ask_reset, mako_xdp_leave};

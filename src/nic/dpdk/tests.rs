@@ -489,6 +489,25 @@ fn a_port_of_af_xdp_that_is_used_is_left_alone() {
     a_port_that_is_used_is_left_alone("af_xdp");
 }
 
+/// Short frames would pass and long ones vanish: calls that hang, and no hint why.
+#[test]
+fn an_interface_too_narrow_for_a_frame_is_refused() {
+    let veth = Veth::new(1).unwrap();
+    let listen = SocketAddrV4::new(ip(Side::Left), PORT);
+    let subnet = "10.77.0.0/24".parse().unwrap();
+    for driver in ["af_xdp", "af_packet"] {
+        let device = format!("net_{driver}50,iface={INTERFACE}");
+        let site = Site { device: &device, listen, cores: 1, subnet, gateway: None, peers: &[] };
+        let open =
+            || veth.within(Side::Left, || Dpdk::open(&site).map(drop).map_err(|error| error.to_string()));
+        veth.set_link(Side::Left, "mtu 1499").unwrap();
+        let refused = "mako0 carries packets of 1499 bytes and a frame takes up to 1500: ip link set dev mako0 mtu 1500";
+        assert_eq!(open(), Err(refused.to_string()));
+        veth.set_link(Side::Left, "mtu 1500").unwrap();
+        assert_eq!(open(), Ok(()));
+    }
+}
+
 #[test]
 fn what_is_not_there_is_named() {
     let site = |device| Site {
