@@ -14,7 +14,7 @@ use crate::sim::Faults;
 /// Deterministic simulation of a whole cluster in one thread.
 ///
 /// Prints one line for each failing seed, with the command that replays it, and `N seeds, N failed`;
-/// exits 1 when any failed.
+/// exits 1 when any failed. How far it is it says on standard error.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 #[command(
     after_help = "Example:\n  mako sim --seeds 0..500 --faults all\n  mako sim --seed 17 --faults loss,ghost"

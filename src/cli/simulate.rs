@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::available_parallelism;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use crate::bounds::SECOND;
 use crate::cli::{FAILED, MISUSED, SimArgs, complain, say};
 use crate::clock;
 use crate::config::{Config, LocalCluster};
 use crate::sim::{Failure, Options, Passed, run_seed};
+use crate::types::Timestamp;
 
 /// What all seeds together came to.
 #[derive(Default)]
@@ -31,6 +33,8 @@ struct Tally {
     moves_ordered: u64,
     moves_done: u64,
     virtual_ns: u64,
+    /// When it was last said how far it is.
+    told_at: Timestamp,
 }
 
 pub(super) fn run(args: &SimArgs) -> ExitCode {
@@ -81,7 +85,7 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
 
 fn simulate(args: &SimArgs, options: &Options, seeds: &[u64]) -> Tally {
     let progress = progress(seeds.len() as u64);
-    let tally = Mutex::new(Tally::default());
+    let tally = Mutex::new(Tally { told_at: clock::now(), ..Tally::default() });
     let next = AtomicUsize::new(0);
     let threads = available_parallelism().map_or(1, usize::from).min(seeds.len());
     std::thread::scope(|scope| {
@@ -96,6 +100,7 @@ fn simulate(args: &SimArgs, options: &Options, seeds: &[u64]) -> Tally {
                     }
                     tally.add(result);
                     progress.inc(1);
+                    tally.tell(&progress, seeds.len());
                 }
             });
         }
@@ -123,6 +128,17 @@ fn progress(seeds: u64) -> ProgressBar {
 }
 
 impl Tally {
+    /// Where no bar can be drawn, a line now and then: who stops a run of an hour knows how far it was.
+    fn tell(&mut self, progress: &ProgressBar, seeds: usize) {
+        let now = clock::now();
+        if !progress.is_hidden() || now.since(self.told_at) < TELL_NS {
+            return;
+        }
+        self.told_at = now;
+        let left = HumanDuration(progress.eta());
+        eprintln!("{} of {seeds} seeds, {} failed; {left} left", self.seeds, self.failed.len());
+    }
+
     fn add(&mut self, result: Result<Passed, Failure>) {
         self.seeds += 1;
         match result {
@@ -145,3 +161,5 @@ impl Tally {
         }
     }
 }
+
+const TELL_NS: u64 = 60 * SECOND;
