@@ -17,6 +17,7 @@
 #include <rte_ethdev.h>
 #include <rte_flow.h>
 #include <rte_lcore.h>
+#include <rte_malloc.h>
 #include <rte_mbuf.h>
 #include <rte_mbuf_pool_ops.h>
 #include <rte_mempool.h>
@@ -192,6 +193,15 @@ int mako_port_queue(uint16_t port, uint16_t queue, void *pool) {
     return outcome;
 }
 
+void mako_port_queue_forget(uint16_t port, uint16_t queue) {
+    const uint16_t room = RTE_PKTMBUF_HEADROOM + 64;
+    int socket = rte_eth_dev_socket_id(port);
+    struct rte_mempool *small = rte_pktmbuf_pool_create("mako_small", 1, 0, 0, room, socket);
+    if (small != NULL)
+        rte_eth_rx_queue_setup(port, queue, DESCRIPTORS, socket, NULL, small);
+    rte_mempool_free(small);
+}
+
 int mako_port_start(uint16_t port) {
     return rte_eth_dev_start(port);
 }
@@ -230,6 +240,15 @@ int mako_port_reset(uint16_t port) {
 void mako_port_close(uint16_t port) {
     rte_eth_dev_stop(port);
     rte_eth_dev_close(port);
+}
+
+int mako_heap_is_zero(size_t bytes) {
+    uint8_t *block = rte_zmalloc(NULL, bytes, 0);
+    size_t zeros = 0;
+    while (block != NULL && zeros < bytes && block[zeros] == 0)
+        zeros++;
+    rte_free(block);
+    return zeros == bytes;
 }
 
 void *mako_pool_new(const char *name, uint32_t mbufs, int socket, int one_piece, int *error) {

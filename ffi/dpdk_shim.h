@@ -3,6 +3,7 @@
 // A `void *` is a pool, a ring or an mbuf, as the name says. A function that can fail returns a negative errno.
 // Nothing here keeps state, but for the count of resets of each port.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 // The environment, once per process. It pins the calling thread: give it one of its own.
@@ -37,6 +38,8 @@ int mako_port_queues(uint16_t port);
 // With so many queue pairs; whether it fills in or verifies checksums by itself goes to `offloads`.
 int mako_port_configure(uint16_t port, uint16_t queues, uint32_t *offloads);
 int mako_port_queue(uint16_t port, uint16_t queue, void *pool);
+// Sets up a queue that was refused with a pool too small for a umem, which net_af_xdp refuses earlier.
+void mako_port_queue_forget(uint16_t port, uint16_t queue);
 int mako_port_start(uint16_t port);
 // Frames to this UDP port of IPv4 go to this queue.
 int mako_port_steer(uint16_t port, uint16_t queue, uint16_t udp_port);
@@ -69,6 +72,9 @@ uint16_t mako_send(uint16_t port, uint16_t queue, void **mbufs, uint16_t count);
 #define MAKO_LENGTH_MASK 0xffffu
 #define MAKO_CHECKSUM_GOOD 0x10000u
 #define MAKO_CHECKSUM_BAD 0x20000u
+
+// Whether the next so many bytes that are free are zero, as the driver of a port relies on.
+int mako_heap_is_zero(size_t bytes);
 
 // Rings of mbufs, from any thread to one.
 void *mako_ring_new(const char *name, uint32_t mbufs, int socket, int *error);

@@ -435,6 +435,33 @@ mod tests {
         assert_eq!(pace.rate(), None);
     }
 
+    /// A session with little to say is judged by what it may send, not by what it happened to.
+    #[test]
+    fn a_slowed_session_with_little_to_say_is_not_slowed_to_that() {
+        // One frame in a round of which many were lost before.
+        let mut bench = Bench::slowed(100);
+        bench.pace.on_lost(JUDGED_FRAMES);
+        bench.round(MS, 1, 1, 0);
+        assert_eq!(bench.pace.rate(), Some(5_000_000 / 4 * 3));
+        // One frame alone, and nothing came back.
+        let mut bench = Bench::slowed(100);
+        assert_eq!(bench.pace.on_timeout(bench.now, 1, 1_000, 50 * MS), None);
+        assert_eq!(bench.pace.rate(), Some(5_000_000));
+        bench.pace.on_timeout(bench.now, 200, 200_000, 50 * MS);
+        assert_eq!(bench.pace.rate(), Some(2_500_000));
+    }
+
+    /// Rounds of a slow session have a frame or two: which of them an acknowledgement falls into is chance.
+    #[test]
+    fn without_a_queue_a_rate_grows_whatever_came_through_in_a_round() {
+        let mut bench = Bench::slowed(100);
+        for _ in 0..20 {
+            let before = bench.pace.rate();
+            bench.round(MS, 1, 64, 0);
+            assert!(bench.pace.rate() > before, "{before:?}, then {:?}", bench.pace.rate());
+        }
+    }
+
     #[test]
     fn after_a_pause_nothing_of_it_counts() {
         let mut bench = Bench::slowed(100);

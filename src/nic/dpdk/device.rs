@@ -78,6 +78,13 @@ impl Device {
         self.is_af_xdp()
     }
 
+    /// Whether a queue that its driver refuses has to be refused once more before the port may be closed:
+    /// `net_af_xdp` of DPDK 22.11 frees the umem that it had made, keeps its address, and counts down there
+    /// when it closes; of one that fails before there is a umem it keeps no address.
+    pub fn keeps_what_it_freed(&self) -> bool {
+        self.is_af_xdp()
+    }
+
     /// The interface of the kernel it is made over.
     pub fn interface(&self) -> Option<&str> {
         let Device::Virtual { arguments, .. } = self else { return None };

@@ -68,9 +68,7 @@ impl Port {
         let Started { mut notices, claim: _claim } = eal::start(&device, bytes)?;
         let (interface, left) = Interface::take(&device)?;
         notices.extend(left);
-        let looks = if device.is_let_go_late() { LET_GO_LOOKS } else { 0 };
-        let is_busy = |error: &DpdkError| matches!(error, DpdkError::Port { .. });
-        let (mut port, unsteered) = patiently(looks, is_busy, || Port::make(&device, cores, first_udp_port))?;
+        let (mut port, unsteered) = Port::make_once_free(&device, cores, first_udp_port)?;
         if let Some(interface) = &interface {
             interface.check_queues(port.queues)?;
         }
@@ -91,6 +89,17 @@ impl Port {
         let port = Arc::new(port);
         let queues = (0..cores).map(|core| Queue::new(Arc::clone(&port), core)).collect();
         Ok(Opened { queues, notices })
+    }
+
+    /// As `make` does, when whoever had the device before has let it go.
+    fn make_once_free(
+        device: &Device,
+        cores: u16,
+        first_udp_port: u16,
+    ) -> Result<(Port, Option<c_int>), DpdkError> {
+        let looks = if device.is_let_go_late() { LET_GO_LOOKS } else { 0 };
+        let is_busy = |error: &DpdkError| matches!(error, DpdkError::Port { .. });
+        patiently(looks, is_busy, || Port::make(device, cores, first_udp_port))
     }
 
     /// A port that is started; and why it does not steer, if it should and does not.
@@ -136,7 +145,7 @@ impl Port {
     fn make_pools(&mut self) -> Result<(), DpdkError> {
         let one_piece = c_int::from(self.device.needs_one_piece());
         for core in 0..self.cores {
-            let (name, mut error) = (self.name("pool", core), 0);
+            let (name, mut error) = (self.name_of("pool", core), 0);
             let (name, socket) = (name.as_ptr(), self.socket());
             // SAFETY: the name is copied, `error` is a local.
             let pool = unsafe { sys::mako_pool_new(name, POOL_MBUFS, socket, one_piece, &raw mut error) };
@@ -147,7 +156,7 @@ impl Port {
 
     fn make_rings(&mut self) -> Result<(), DpdkError> {
         let make = |kind: &str, number: u16| {
-            let (name, mut error) = (self.name(kind, number), 0);
+            let (name, mut error) = (self.name_of(kind, number), 0);
             // SAFETY: the name is copied, `error` is a local.
             let ring =
                 unsafe { sys::mako_ring_new(name.as_ptr(), RING_MBUFS, self.socket(), &raw mut error) };
@@ -164,7 +173,7 @@ impl Port {
         Ok(())
     }
 
-    fn name(&self, kind: &str, number: u16) -> CString {
+    fn name_of(&self, kind: &str, number: u16) -> CString {
         CString::new(format!("mako_{kind}_{}_{number}", self.id)).expect("a name without zeros")
     }
 
@@ -186,6 +195,10 @@ impl Port {
         for (queue, pool) in (0..self.queues).zip(&self.pools) {
             // SAFETY: the pool lives longer than the port is open (2).
             let outcome = unsafe { sys::mako_port_queue(self.id, queue, pool.as_ptr()) };
+            if outcome < 0 && self.device.keeps_what_it_freed() {
+                // SAFETY: configured, and not started.
+                unsafe { sys::mako_port_queue_forget(self.id, queue) };
+            }
             checked(outcome).map_err(refuse("given its queues"))?;
         }
         // SAFETY: configured just now.
@@ -221,6 +234,12 @@ impl Port {
     /// Whether cores send through others.
     pub fn is_shared(&self) -> bool {
         self.queues < self.cores
+    }
+
+    /// As it is called.
+    #[cfg(test)]
+    pub fn name(&self) -> String {
+        self.device.to_string()
     }
 
     pub fn mac(&self) -> Mac {
@@ -310,6 +329,11 @@ fn find(device: Device) -> Result<(u16, Device), DpdkError> {
             // SAFETY: a string that outlives the call.
             let there = unsafe { sys::mako_port_of_device(name.as_ptr()) };
             if there >= 0 {
+                // One that nobody has plugged in was not there: it is in use.
+                if let Device::Virtual { .. } = device {
+                    let why = "another port of this process has that name".to_string();
+                    return Err(DpdkError::NoDevice { device: device.to_string(), why });
+                }
                 there
             } else {
                 // SAFETY: strings that outlive the call.
@@ -353,3 +377,36 @@ const POOL_BYTES: u64 = 24 << 20;
 const ENVIRONMENT_BYTES: u64 = 64 << 20;
 /// One is always empty.
 const RING_MBUFS: u32 = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::super::veth::{INTERFACE, Side, Veth};
+    use super::*;
+
+    /// The driver frees what it had made for the queue, and its close would write there: into what is another's.
+    #[test]
+    fn a_queue_that_is_refused_leaves_nothing_that_closing_would_touch() {
+        let veth = Veth::new(1).unwrap();
+        let device = |name: &str| Device::parse(&format!("net_af_xdp_{name},iface={INTERFACE}"));
+        let make = |name: &str| Port::make_once_free(&device(name), 1, PORT).unwrap();
+        veth.within(Side::Left, || {
+            eal::start(&device("holder"), POOL_BYTES).unwrap();
+            let holder = make("holder");
+            for _ in 0..REFUSED {
+                let refused = Port::make(&device("refused"), 1, PORT).err();
+                assert!(
+                    matches!(refused, Some(DpdkError::Port { step: "given its queues", .. })),
+                    "{refused:?}"
+                );
+                // SAFETY: the environment is there.
+                let is_zero = unsafe { sys::mako_heap_is_zero(2 * POOL_BYTES as usize) };
+                assert_eq!(is_zero, 1, "something was written to what was free");
+            }
+            drop(holder);
+            make("refused");
+        });
+    }
+
+    const PORT: u16 = 7_400;
+    const REFUSED: u32 = 5;
+}

@@ -31,6 +31,12 @@ impl Drop for Node<'_> {
     }
 }
 
+/// Of a name that no other port of this process has.
+fn device(driver: &str) -> String {
+    static NAMED: AtomicU32 = AtomicU32::new(0);
+    format!("net_{driver}{},iface={INTERFACE}", NAMED.fetch_add(1, Ordering::Relaxed))
+}
+
 /// A node that knows the other side, and `far`.
 fn open<'a>(
     veth: &'a Veth,
@@ -49,8 +55,7 @@ fn open_and_say<'a>(
     cores: u16,
     far: &[(Endpoint, SocketAddr)],
 ) -> (Vec<String>, Node<'a>) {
-    static OPENED: AtomicU32 = AtomicU32::new(0);
-    let device = format!("net_{driver}{},iface={INTERFACE}", OPENED.fetch_add(1, Ordering::Relaxed));
+    let device = device(driver);
     let (node, other) = if side == Side::Left { (RIGHT.node, Side::Right) } else { (LEFT.node, Side::Left) };
     let peer = |core: u16| {
         let address = SocketAddrV4::new(ip(other), PORT + core);
@@ -68,6 +73,13 @@ fn open_and_say<'a>(
     let (nics, notices) = veth.within(side, || Dpdk::open(&site)).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(nics.len(), usize::from(cores));
     (notices, Node { cores: nics, veth, side })
+}
+
+/// What comes of opening a port of the left side that knows nobody.
+fn open_alone(veth: &Veth, device: &str, cores: u16) -> Result<(), String> {
+    let (listen, subnet) = (SocketAddrV4::new(ip(Side::Left), PORT), "10.77.0.0/24".parse().unwrap());
+    let site = Site { device, listen, cores, subnet, gateway: None, peers: &[] };
+    veth.within(Side::Left, || Dpdk::open(&site).map(drop).map_err(|error| error.to_string()))
 }
 
 /// A node of one core on either side.
@@ -147,20 +159,11 @@ fn af_xdp_passes_the_suite() {
 #[test]
 fn af_xdp_refuses_an_interface_of_which_it_would_miss_frames() {
     let veth = Veth::new(2).unwrap();
-    let listen = SocketAddrV4::new(ip(Side::Left), PORT);
-    let subnet = "10.77.0.0/24".parse().unwrap();
-    let open = |device: &str| {
-        let site = Site { device, listen, cores: 2, subnet, gateway: None, peers: &[] };
-        veth.within(Side::Left, || Dpdk::open(&site).map(drop).map_err(|error| error.to_string()))
-    };
-    let refused = open("net_af_xdp60,iface=mako0").unwrap_err();
-    assert_eq!(
-        refused,
-        "mako0 has 2 receive queues and its port uses 1: what comes to the others would be lost; \
-         ethtool -L mako0 rx 1"
-    );
+    let refused = "mako0 has 2 receive queues and its port uses 1: what comes to the others would be lost; \
+                   ethtool -L mako0 rx 1";
+    assert_eq!(open_alone(&veth, &device("af_xdp"), 2), Err(refused.to_string()));
     // Who says where it starts leaves the others to somebody else.
-    assert_eq!(open("net_af_xdp61,iface=mako0,start_queue=0"), Ok(()));
+    assert_eq!(open_alone(&veth, &(device("af_xdp") + ",start_queue=0"), 2), Ok(()));
 }
 
 /// Every buffer of both sides goes to the device many times over, one frame at a time: one that the kernel
@@ -470,11 +473,7 @@ fn a_port_that_is_used_is_left_alone(driver: &str) {
     let (mut left, mut right) = pair(&veth, driver);
     let mut now = Timestamp(SECOND);
     send_one(&mut left, &mut right, &mut now, b"before");
-    let device = format!("net_{driver}77,iface={INTERFACE}");
-    let listen = SocketAddrV4::new(ip(Side::Left), PORT);
-    let subnet = "10.77.0.0/24".parse().unwrap();
-    let site = Site { device: &device, listen, cores: 1, subnet, gateway: None, peers: &[] };
-    let error = veth.within(Side::Left, || Dpdk::open(&site)).err().map(|error| error.to_string()).unwrap();
+    let error = open_alone(&veth, &device(driver), 1).unwrap_err();
     assert!(error.contains("could not be claimed: mako0 is a port of another process"), "{error}");
     send_one(&mut left, &mut right, &mut now, b"after");
 }
@@ -493,19 +492,26 @@ fn a_port_of_af_xdp_that_is_used_is_left_alone() {
 #[test]
 fn an_interface_too_narrow_for_a_frame_is_refused() {
     let veth = Veth::new(1).unwrap();
-    let listen = SocketAddrV4::new(ip(Side::Left), PORT);
-    let subnet = "10.77.0.0/24".parse().unwrap();
     for driver in ["af_xdp", "af_packet"] {
-        let device = format!("net_{driver}50,iface={INTERFACE}");
-        let site = Site { device: &device, listen, cores: 1, subnet, gateway: None, peers: &[] };
-        let open =
-            || veth.within(Side::Left, || Dpdk::open(&site).map(drop).map_err(|error| error.to_string()));
+        let open = || open_alone(&veth, &device(driver), 1);
         veth.set_link(Side::Left, "mtu 1499").unwrap();
         let refused = "mako0 carries packets of 1499 bytes and a frame takes up to 1500: ip link set dev mako0 mtu 1500";
         assert_eq!(open(), Err(refused.to_string()));
         veth.set_link(Side::Left, "mtu 1500").unwrap();
         assert_eq!(open(), Ok(()));
     }
+}
+
+/// It would be taken from whoever uses it.
+#[test]
+fn a_name_that_a_port_of_this_process_has_is_refused() {
+    let [here, there] = [Veth::new(1).unwrap(), Veth::new(1).unwrap()];
+    let mut left = open(&here, "af_packet", Side::Left, 1, &[]);
+    let mut right = open(&here, "af_packet", Side::Right, 1, &[]);
+    let name = left.cores[0].queue.port().name();
+    let refused = open_alone(&there, &format!("{name},iface={INTERFACE}"), 1).unwrap_err();
+    assert!(refused.contains("another port of this process has that name"), "{refused}");
+    send_one(&mut left, &mut right, &mut Timestamp(SECOND), b"after");
 }
 
 #[test]
@@ -518,13 +524,13 @@ fn what_is_not_there_is_named() {
         gateway: None,
         peers: &[],
     };
-    for device in ["net_af_packet99,iface=absent", "02:00:00:00:00:fe"] {
+    for device in ["net_af_packet_gone,iface=absent", "02:00:00:00:00:fe"] {
         let error = Dpdk::open(&site(device)).err().map(|error| error.to_string()).unwrap();
         let name = device.split(',').next().unwrap();
         assert!(error.starts_with(&format!("there is no port {name}: ")), "{error}");
     }
     let far = [(RIGHT, SocketAddr::from(([10, 78, 0, 1], PORT)))];
-    let error = Dpdk::open(&Site { peers: &far, ..site("net_af_packet98,iface=absent") }).err();
+    let error = Dpdk::open(&Site { peers: &far, ..site("net_af_packet_gone,iface=absent") }).err();
     assert!(matches!(error, Some(DpdkError::NoWay { .. })));
 }
 
