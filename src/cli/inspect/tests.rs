@@ -115,6 +115,14 @@ fn damage_in_a_log_is_told_with_its_offset_and_a_torn_tail_is_not_damage() {
     let tail = format!("torn tail: {}, offset 12328: a record is corrupt", segment.display());
     assert!(text.contains(&tail) && refused.is_none(), "{text}{refused:?}");
 
+    // As an earlier use of the file may leave it.
+    let mut other = whole.clone();
+    other[12_288] ^= 1;
+    fs::write(&segment, &other).unwrap();
+    let (text, refused) = inspect(Inspected::Wal, &path);
+    let tail = format!("an old run, or a torn tail: {}, offset 12288: ", segment.display());
+    assert!(text.contains(&tail) && refused.is_none(), "{text}{refused:?}");
+
     fs::write(&segment, &whole[..100]).unwrap();
     let (_, refused) = inspect(Inspected::Wal, &path);
     assert!(refused.is_some_and(|refused| refused.contains("offset 0")));
