@@ -16,7 +16,7 @@ use crate::bounds::{CHECKPOINT_CHUNK_BYTES, WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES};
 use crate::cli::{FAILED, complain};
 use crate::disk::{VOTES_NAME, inspect_votes, is_checkpoint, number_of};
 use crate::wal::checkpoint::{CheckpointHeader, CheckpointReader, CheckpointSummary, Piece};
-use crate::wal::{Damage, RecordKind, RecordView, Replay, Replayed, RunView, SegmentHeader, Why};
+use crate::wal::{Damage, RecordKind, RecordView, Replay, Replayed, RunView, SegmentHeader};
 
 /// What the bytes of a log or a checkpoint say.
 ///
@@ -121,9 +121,7 @@ fn inspect_wal(path: &Path, out: &mut impl Write) -> Result<(), Refused> {
     }
     let end = replay.finish();
     if let Some(Damage { segment, offset, why }) = end.torn {
-        // Where no run begins it may be what an earlier use of the file has left.
-        let what = if why == Why::RunHeader { "an old run, or a torn tail" } else { "torn tail" };
-        writeln!(out, "{what}: {}, offset {offset}: {why}", path_of(segment).display())?;
+        writeln!(out, "{}: {}, offset {offset}: {why}", why.as_tail(), path_of(segment).display())?;
     }
     writeln!(out, "end: lsn {}; no damage", end.end.0)?;
     Ok(())

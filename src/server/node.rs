@@ -15,7 +15,7 @@ use crate::reactor::{Awaited, OrderSender, Reactor, Seat, Shared, Siblings, affi
 use crate::rpc::Keyring;
 use crate::types::{CoreId, DiskId, Endpoint, Epoch, NodeId, Prng, ShardId};
 use crate::wal::checkpoint::Piece;
-use crate::wal::{Damage, LogIdentity, RecordView, Why};
+use crate::wal::{LogIdentity, RecordView};
 use std::any::Any;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -367,22 +367,13 @@ fn open_log(config: &Config, me: Endpoint, past: Past) -> Result<(Recovered, Vec
         let node = &config.nodes[usize::from(me.node.0)].name;
         let state = if rebuilds { "rebuilding from its peers; recovered" } else { "recovered" };
         let votes = opened.votes.iter().count();
-        let torn = opened.end.torn.map(tail).unwrap_or_default();
+        let torn = opened.end.torn.map(|torn| format!("; {} was cut at {torn}", torn.why.as_tail()));
+        let torn = torn.unwrap_or_default();
         let found = format!("{checkpoints} checkpoints, {records} records, {votes} votes{torn}");
         notices.push(format!("node {node}, core {}: {state} {found}", me.core.0));
     }
     let files = FileCheckpoints::open(&directory)?;
     Ok((Recovered { disk: opened.disk, files, recovery, background }, notices))
-}
-
-/// What lies behind the end of a log. Where no run begins it may be what an earlier use of the file has left.
-fn tail(Damage { segment, offset, why }: Damage) -> String {
-    match why {
-        Why::RunHeader => {
-            format!("; at segment {segment}, offset {offset} lies an old run, or a torn one, which was cut")
-        }
-        _ => format!("; a torn tail was cut at segment {segment}, offset {offset}: {why}"),
-    }
 }
 
 fn forget(config: &Config, me: Endpoint) -> Result<(), StartError> {

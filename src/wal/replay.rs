@@ -100,6 +100,12 @@ pub enum Why {
 }
 
 impl Why {
+    /// What lies behind the end of a log and did not check for this reason. Where no run begins, an earlier use of the
+    /// file may have left it.
+    pub fn as_tail(self) -> &'static str {
+        if self == Why::RunHeader { "an old run, or a torn tail" } else { "a torn tail" }
+    }
+
     /// Nothing is corrupt: the log is another's, or another program's.
     pub fn is_unsuitable(self) -> bool {
         match self {

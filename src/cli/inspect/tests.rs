@@ -112,7 +112,7 @@ fn damage_in_a_log_is_told_with_its_offset_and_a_torn_tail_is_not_damage() {
     torn[12_288 + 90] ^= 1;
     fs::write(&segment, &torn).unwrap();
     let (text, refused) = inspect(Inspected::Wal, &path);
-    let tail = format!("torn tail: {}, offset 12328: a record is corrupt", segment.display());
+    let tail = format!("a torn tail: {}, offset 12328: a record is corrupt", segment.display());
     assert!(text.contains(&tail) && refused.is_none(), "{text}{refused:?}");
 
     // As an earlier use of the file may leave it.

@@ -196,7 +196,7 @@ impl Port {
             // SAFETY: the pool lives longer than the port is open (2).
             let outcome = unsafe { sys::mako_port_queue(self.id, queue, pool.as_ptr()) };
             if outcome < 0 && self.device.keeps_what_it_freed() {
-                // SAFETY: configured, and not started.
+                // SAFETY: configured, and not started; the pool it is tried with is not kept.
                 unsafe { sys::mako_port_queue_forget(self.id, queue) };
             }
             checked(outcome).map_err(refuse("given its queues"))?;
