@@ -275,8 +275,8 @@ fn take_slice<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 }
 
 const MAGIC: [u8; 2] = *b"MK";
-/// Raised with every change of this file's layout; frames of another version are dropped.
-const VERSION: u8 = 3;
+/// Raised with every change of this file's layout, or of the cipher; frames of another version are dropped.
+const VERSION: u8 = 4;
 
 const KIND_REQUEST: u8 = 1;
 const KIND_RESPONSE: u8 = 2;

@@ -1,8 +1,9 @@
 //! What keeps a session's frames from being read, changed, made or repeated by those who do not have the cluster's key.
 //!
-//! Each frame is sealed (AES-128-GCM) under a key of its sender's and its receiver's lives: the header is open and
-//! authenticated, the packets are hidden as well. The nonce is a count that starts somewhere else in every life, so that
-//! even a life that is led twice, from a copied disk, seals nothing twice under one nonce.
+//! Each frame is sealed (AEGIS-128L, draft-irtf-cfrg-aegis-aead, which takes half as long for a short frame as AES-GCM)
+//! under a key of its sender's and its receiver's lives: the header is open and authenticated, the packets are hidden as
+//! well. The nonce is a count that starts somewhere else in every life, so that even a life that is led twice, from a
+//! copied disk, seals nothing twice under one nonce.
 //!
 //! Invariants:
 //!   1. Nothing of a frame is believed before it is opened; what does not open changes nothing here.
@@ -11,17 +12,17 @@
 #![forbid(unsafe_code)]
 
 use super::frame::{self, HEADER_BYTES, Header, TAG_BYTES};
-use super::keys::Keyring;
+use super::keys::{FrameKey, Keyring};
 use super::stats::Ignored;
 use crate::bounds::{FRAMES_REMEMBERED, HELLOS_PER_MS, MS};
 use crate::types::Timestamp;
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
+use aegis::aegis128l::{Aegis128L, Nonce};
 
 /// Of one session.
 #[derive(Default)]
 pub struct Guard {
     /// For frames to this life of the peer.
-    sealer: Option<Box<(u64, LessSafeKey)>>,
+    sealer: Option<(u64, FrameKey)>,
     /// Frames sealed.
     count: u64,
     /// For frames that name our life.
@@ -35,7 +36,7 @@ pub struct Guard {
 struct Opener {
     /// Key and lives.
     of: (u8, u64, u64),
-    key: LessSafeKey,
+    key: FrameKey,
     seen: Seen,
 }
 
@@ -56,12 +57,12 @@ impl Guard {
         frame::set_seal(frame, sealed.key, sealed.count);
         if self.sealer.as_ref().is_none_or(|sealer| sealer.0 != header.to_incarnation) {
             let key = watch.keys.derive(&sealed).expect("a ring has the key of its own id");
-            self.sealer = Some(Box::new((header.to_incarnation, key)));
+            self.sealer = Some((header.to_incarnation, key));
         }
-        let (_, key) = &**self.sealer.as_ref().expect("it was just made");
+        let (_, key) = self.sealer.as_ref().expect("it was just made");
         let (open, hidden) = frame.split_at_mut(HEADER_BYTES);
-        let tag = key.seal_in_place_separate_tag(nonce(sealed.count), Aad::from(&*open), hidden);
-        frame.extend_from_slice(tag.expect("a frame is shorter than a cipher's bound").as_ref());
+        let tag = cipher(key, sealed.count).encrypt_in_place(hidden, open);
+        frame.extend_from_slice(&tag);
     }
 
     /// The packets of a frame, into `packets`; how many bytes they are. `me` is our life.
@@ -102,19 +103,19 @@ impl Guard {
     }
 }
 
-fn open(key: &LessSafeKey, count: u64, frame: &[u8], packets: &mut [u8]) -> Result<usize, Ignored> {
+fn open(key: &FrameKey, count: u64, frame: &[u8], packets: &mut [u8]) -> Result<usize, Ignored> {
     let (header, hidden) = frame.split_at_checked(HEADER_BYTES).ok_or(Ignored::BadFrame)?;
-    let bytes = hidden.len().checked_sub(TAG_BYTES).ok_or(Ignored::NotSealed)?;
-    let (hidden, tag) = hidden.split_at(bytes);
-    let packets = packets.get_mut(..bytes).ok_or(Ignored::BadFrame)?;
-    let opened = key.open_separate_gather(nonce(count), Aad::from(header), hidden, tag, packets);
-    opened.map(|()| bytes).map_err(|_| Ignored::NotAuthentic)
+    let (hidden, tag) = hidden.split_last_chunk().ok_or(Ignored::NotSealed)?;
+    let packets = packets.get_mut(..hidden.len()).ok_or(Ignored::BadFrame)?;
+    packets.copy_from_slice(hidden);
+    let opened = cipher(key, count).decrypt_in_place(packets, tag, header);
+    opened.map(|()| hidden.len()).map_err(|_| Ignored::NotAuthentic)
 }
 
-fn nonce(count: u64) -> Nonce {
-    let mut bytes = [0; 12];
-    bytes[4..].copy_from_slice(&count.to_le_bytes());
-    Nonce::assume_unique_for_key(bytes)
+fn cipher(key: &FrameKey, count: u64) -> Aegis128L<TAG_BYTES> {
+    let mut nonce = Nonce::default();
+    nonce[..8].copy_from_slice(&count.to_le_bytes());
+    Aegis128L::new(&key.0, &nonce)
 }
 
 /// Counts of frames opened: the newest, and those of the `FRAMES_REMEMBERED` before it. What is older counts as opened.

@@ -1,11 +1,10 @@
 //! The keys of a cluster, and what is derived from them: one key for the frames of each life of a core to each life of
 //! another.
 //!
-//! HKDF (RFC 5869) over SHA-256, and AES-128-GCM (NIST SP 800-38D), of a library. Secrets are never printed.
+//! HKDF (RFC 5869) over SHA-256, of a library. Secrets are never printed.
 #![forbid(unsafe_code)]
 
 use super::frame::Header;
-use aws_lc_rs::aead::{AES_128_GCM, LessSafeKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use std::fmt;
 use std::sync::Arc;
@@ -51,24 +50,27 @@ impl Keyring {
     }
 
     /// The key of the frames that have these in their headers; `None` when nobody here has a key of that id.
-    pub(super) fn derive(&self, header: &Header) -> Option<LessSafeKey> {
+    pub(super) fn derive(&self, header: &Header) -> Option<FrameKey> {
         let key = self.0.iter().find(|key| key.id == header.key)?;
         let lives = header.lives();
         let info = [FRAMES, &lives];
-        let okm = key.secret.expand(&info, &AES_128_GCM);
-        // Fails for keys longer than 255 hashes.
-        okm.ok().map(|okm| LessSafeKey::new(UnboundKey::from(okm)))
+        Some(FrameKey(key.filled(&info)))
     }
 }
 
 impl ClusterKey {
     fn new(secret: &[u8; SECRET_BYTES]) -> ClusterKey {
-        let secret = Salt::new(HKDF_SHA256, SALT).extract(secret);
-        let mut id = [0; ID_BYTES];
-        let filled = secret.expand(&[ID], IdLength).and_then(|okm| okm.fill(&mut id));
+        let mut key = ClusterKey { id: 0, secret: Salt::new(HKDF_SHA256, SALT).extract(secret) };
+        let id: [u8; ID_BYTES] = key.filled(&[ID]);
+        key.id = id.into_iter().find(|id| *id != 0).unwrap_or(1);
+        key
+    }
+
+    fn filled<const N: usize>(&self, info: &[&[u8]]) -> [u8; N] {
+        let mut bytes = [0; N];
+        let filled = self.secret.expand(info, Length::<N>).and_then(|okm| okm.fill(&mut bytes));
         filled.expect("a few bytes can be had");
-        let id = id.into_iter().find(|id| *id != 0).unwrap_or(1);
-        ClusterKey { id, secret }
+        bytes
     }
 }
 
@@ -78,11 +80,14 @@ impl fmt::Debug for Keyring {
     }
 }
 
-struct IdLength;
+/// What the frames from one life to another are sealed under.
+pub(super) struct FrameKey(pub [u8; FRAME_KEY_BYTES]);
 
-impl KeyType for IdLength {
+struct Length<const N: usize>;
+
+impl<const N: usize> KeyType for Length<N> {
     fn len(&self) -> usize {
-        ID_BYTES
+        N
     }
 }
 
@@ -92,6 +97,7 @@ const SALT: &[u8] = b"mako frames 1";
 const FRAMES: &[u8] = b"frames";
 const ID: &[u8] = b"id";
 const ID_BYTES: usize = 8;
+const FRAME_KEY_BYTES: usize = 16;
 
 #[cfg(test)]
 mod tests {
