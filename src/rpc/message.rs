@@ -12,7 +12,7 @@
 use super::buffers::Buffers;
 use super::frame::{Part, chunk_of, packets_of};
 use super::stats::Ignored;
-use crate::bounds::{AHEAD_PACKETS_MAX, IN_TRANSIT_BYTES_MAX};
+use crate::bounds::{AHEAD_PACKETS_MAX, CHUNK_BYTES, IN_TRANSIT_BYTES_MAX};
 
 /// A message being sent. Closed (all of it zero) once the peer has it or nobody wants it any more.
 #[derive(Default)]
@@ -127,9 +127,20 @@ impl Incoming {
         buffers: &mut Buffers,
     ) -> Result<Option<Vec<u8>>, Ignored> {
         let length = part.length as usize;
-        if self.packets == 0 && packets_of(length) == 1 {
+        if self.packets == 0 && length <= CHUNK_BYTES {
             return Ok(Some(buffers.copy(part.payload)));
         }
+        self.accept_one_of_many(part, partial_bytes, buffers)
+    }
+
+    #[inline(never)]
+    fn accept_one_of_many(
+        &mut self,
+        part: &Part,
+        partial_bytes: &mut usize,
+        buffers: &mut Buffers,
+    ) -> Result<Option<Vec<u8>>, Ignored> {
+        let length = part.length as usize;
         if let Some(ignored) = self.ignore_part(part, *partial_bytes) {
             return Err(ignored);
         }

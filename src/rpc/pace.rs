@@ -161,6 +161,17 @@ impl Pace {
     pub fn end_round(&mut self, now: Timestamp, smoothed_ns: u64) -> Option<Change> {
         let length_ns = now.since(self.round.since);
         let rtt_ns = self.round.rtt_ns.filter(|_| length_ns >= smoothed_ns.max(ROUND_NS_MIN))?;
+        self.judge_round(now, rtt_ns, length_ns, smoothed_ns)
+    }
+
+    #[inline(never)]
+    fn judge_round(
+        &mut self,
+        now: Timestamp,
+        rtt_ns: u64,
+        length_ns: u64,
+        smoothed_ns: u64,
+    ) -> Option<Change> {
         let round = std::mem::replace(&mut self.round, Round { since: now, ..Round::default() });
         // After a pause everything may be different.
         if self.is_far() || length_ns >= smoothed_ns + STALE_NS {

@@ -49,12 +49,14 @@ impl Path {
     }
 
     /// `frames` are lost; `number` is the latest of them, `last` the latest sent.
+    #[cold]
     pub fn on_loss(&mut self, frames: u64, number: u64, last: u64) {
         self.window.on_loss(number, last);
         self.pace.on_lost(frames);
     }
 
     /// All that was outstanding is lost.
+    #[cold]
     pub fn on_timeout(&mut self, now: Timestamp, frames: usize, bytes: u64, last: u64) -> Option<Change> {
         let change = self.pace.on_timeout(now, frames, bytes, self.rtt.rto_ns());
         self.rtt.on_timeout();

@@ -212,15 +212,9 @@ impl Session {
 
     /// When `on_tick` next has something to do.
     pub fn deadline(&self) -> Option<Timestamp> {
-        let timers = [
-            self.history.deadline(),
-            self.silence_deadline(),
-            self.probe_deadline(),
-            self.flight.deadline(&self.path.rtt),
-            self.path.pace.deadline(),
-            self.rest_deadline(),
-        ];
-        timers.into_iter().flatten().min()
+        let first = sooner(self.history.deadline(), self.flight.deadline(&self.path.rtt));
+        let first = sooner(first, sooner(self.silence_deadline(), self.probe_deadline()));
+        sooner(first, sooner(self.path.pace.deadline(), self.rest_deadline()))
     }
 
     pub fn wants_frame(&self) -> bool {
@@ -316,23 +310,7 @@ impl Session {
     /// Learns of a new life of the peer, or that it has given up its calls.
     fn adopt(&mut self, header: &Header, shared: &mut Shared) {
         if header.from_incarnation > self.peer_incarnation {
-            if self.peer_incarnation != 0 {
-                shared.stats.peer_restarts += 1;
-                shared.events.push_back(Event::Peer { peer: self.peer, news: News::Restarted });
-                // The life that ended may have carried them out.
-                let on_failed = fail_into(self.peer, &mut shared.events, &mut shared.stats.calls_failed);
-                self.calls.fail(true, &mut self.held, &mut shared.buffers, on_failed);
-                self.served.reset(&mut self.held, &mut shared.buffers);
-                self.flight.clear();
-                // The new life uses the slots from their first use on: an old reference would match again.
-                self.sending.retain(|message| message.way == Way::Request);
-                self.history = History::new();
-            }
-            self.peer_incarnation = header.from_incarnation;
-            self.has_left = false;
-            self.peer_generation = header.generation;
-            self.hello_wait_ns = HELLO_INTERVAL_NS_MIN;
-            self.start_messages();
+            self.adopt_life(header, shared);
         } else if header.generation > self.peer_generation {
             self.peer_generation = header.generation;
             self.served.abandon(&mut self.held, &mut shared.buffers);
@@ -340,7 +318,29 @@ impl Session {
         }
     }
 
+    #[cold]
+    fn adopt_life(&mut self, header: &Header, shared: &mut Shared) {
+        if self.peer_incarnation != 0 {
+            shared.stats.peer_restarts += 1;
+            shared.events.push_back(Event::Peer { peer: self.peer, news: News::Restarted });
+            // The life that ended may have carried them out.
+            let on_failed = fail_into(self.peer, &mut shared.events, &mut shared.stats.calls_failed);
+            self.calls.fail(true, &mut self.held, &mut shared.buffers, on_failed);
+            self.served.reset(&mut self.held, &mut shared.buffers);
+            self.flight.clear();
+            // The new life uses the slots from their first use on: an old reference would match again.
+            self.sending.retain(|message| message.way == Way::Request);
+            self.history = History::new();
+        }
+        self.peer_incarnation = header.from_incarnation;
+        self.has_left = false;
+        self.peer_generation = header.generation;
+        self.hello_wait_ns = HELLO_INTERVAL_NS_MIN;
+        self.start_messages();
+    }
+
     /// Invariant 1: of a frame that does not name our incarnation only the casts are taken.
+    #[cold]
     fn on_stray_frame(
         &mut self,
         header: &Header,
@@ -369,6 +369,7 @@ impl Session {
     }
 
     /// Nothing that was meant for this life of the peer will be answered, and nothing more comes of it.
+    #[cold]
     fn on_bye(&mut self, shared: &mut Shared) -> Result<(), Ignored> {
         if !std::mem::replace(&mut self.has_left, true) {
             shared.stats.peers_left += 1;
@@ -449,6 +450,7 @@ impl Session {
     }
 
     /// The peer is dead, or as good as. Its own calls are its own affair: our responses wait for it.
+    #[cold]
     fn give_up(&mut self, shared: &mut Shared) {
         shared.stats.peers_silent += 1;
         shared.events.push_back(Event::Peer { peer: self.peer, news: News::Silent });
@@ -494,6 +496,7 @@ impl Session {
     }
 
     /// Invariant 5. What was to be sent belongs to messages that have ended.
+    #[cold]
     fn rest(&mut self) {
         self.calls.rest();
         self.served.rest();
@@ -606,6 +609,14 @@ fn outgoing<'a>(
     match message.way {
         Way::Request => calls.outgoing(message.slot, message.seq),
         Way::Response => served.outgoing(message.slot, message.seq),
+    }
+}
+
+/// The first of two times, as far as there are any.
+fn sooner(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }
 
