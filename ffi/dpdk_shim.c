@@ -225,8 +225,8 @@ int mako_port_steer(uint16_t port, uint16_t queue, uint16_t udp_port) {
     return rte_flow_create(port, &attributes, pattern, actions, &why) == NULL ? -rte_errno : 0;
 }
 
-uint32_t mako_port_resets(uint16_t port) {
-    return __atomic_load_n(&resets[port], __ATOMIC_ACQUIRE);
+uint32_t *mako_port_resets(uint16_t port) {
+    return &resets[port];
 }
 
 void mako_port_ask_reset(uint16_t port) {
@@ -284,15 +284,10 @@ uint32_t mako_pool_available(void *pool) {
     return rte_mempool_avail_count(pool);
 }
 
-void *mako_mbuf_new(void *pool, uint8_t **room) {
-    struct rte_mbuf *mbuf = rte_pktmbuf_alloc(pool);
-    if (mbuf != NULL)
-        *room = rte_pktmbuf_mtod(mbuf, uint8_t *);
-    return mbuf;
-}
-
-void mako_mbuf_set(void *mbuf, uint16_t bytes, int offload) {
-    struct rte_mbuf *m = mbuf;
+void *mako_mbuf_new(void *pool, uint16_t bytes, int offload, uint8_t **room) {
+    struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
+    if (m == NULL)
+        return NULL;
     m->data_len = bytes;
     m->pkt_len = bytes;
     if (offload) {
@@ -300,6 +295,8 @@ void mako_mbuf_set(void *mbuf, uint16_t bytes, int offload) {
         m->l3_len = 20;
         m->ol_flags |= RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_IP_CKSUM | RTE_MBUF_F_TX_UDP_CKSUM;
     }
+    *room = rte_pktmbuf_mtod(m, uint8_t *);
+    return m;
 }
 
 void mako_mbufs_free(void **mbufs, uint16_t count) {

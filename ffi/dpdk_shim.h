@@ -43,8 +43,8 @@ void mako_port_queue_forget(uint16_t port, uint16_t queue);
 int mako_port_start(uint16_t port);
 // Frames to this UDP port of IPv4 go to this queue.
 int mako_port_steer(uint16_t port, uint16_t queue, uint16_t udp_port);
-// How often the device has asked to be reset.
-uint32_t mako_port_resets(uint16_t port);
+// Counts how often the device has asked to be reset; for as long as the process lives.
+uint32_t *mako_port_resets(uint16_t port);
 // As if the device had asked: for tests, which have no device that does.
 void mako_port_ask_reset(uint16_t port);
 // To be configured from the start after this; -ENOTSUP from a device that never asks.
@@ -59,10 +59,9 @@ void *mako_pool_new(const char *name, uint32_t mbufs, int socket, int one_piece,
 void mako_pool_free(void *pool);
 uint32_t mako_pool_available(void *pool);
 
-// Mbufs. The room for a frame of a fresh one, or null when the pool is empty.
-void *mako_mbuf_new(void *pool, uint8_t **room);
-// What is in the room, and whether the device is to fill in the checksums of IPv4 and UDP.
-void mako_mbuf_set(void *mbuf, uint16_t bytes, int offload);
+// Mbufs. A fresh one for a frame of so many bytes, whose checksums of IPv4 and UDP the device may have to fill in; null
+// when the pool is empty.
+void *mako_mbuf_new(void *pool, uint16_t bytes, int offload, uint8_t **room);
 void mako_mbufs_free(void **mbufs, uint16_t count);
 
 // Bursts. Beside each mbuf its frame, and the frame's length with what is known of its checksum.

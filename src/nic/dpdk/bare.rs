@@ -26,7 +26,6 @@ impl<'a> Bare<'a> {
 
     /// Takes in up to `most` frames, instead of those of the last burst; how many.
     pub fn receive(&mut self, most: usize) -> usize {
-        self.queue.release();
         if self.queue.is_up() { self.queue.receive(most) } else { 0 }
     }
 

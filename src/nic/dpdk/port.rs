@@ -42,6 +42,8 @@ pub struct Port {
     sockets: Vec<RawFd>,
     /// Of a virtual device, from when it was opened.
     interface: Option<Interface>,
+    /// How often the device has asked to be reset.
+    resets: &'static AtomicU32,
     /// Queues that wait for a reset, and how many resets are done.
     parked: AtomicUsize,
     resets_done: AtomicU32,
@@ -129,8 +131,9 @@ impl Port {
             outgoing: Vec::new(),
             sockets: Vec::new(),
             interface: None,
+            resets: resets(id),
             parked: AtomicUsize::new(0),
-            resets_done: AtomicU32::new(resets(id)),
+            resets_done: AtomicU32::new(resets(id).load(Ordering::Acquire)),
         };
         port.make_pools()?;
         port.make_rings()?;
@@ -265,7 +268,7 @@ impl Port {
 
     /// How often the device has asked to be reset, and how many of those resets are done.
     pub fn resets(&self) -> (u32, u32) {
-        (resets(self.id), self.resets_done.load(Ordering::Acquire))
+        (self.resets.load(Ordering::Acquire), self.resets_done.load(Ordering::Acquire))
     }
 
     /// Told by a queue that does nothing until `asked` resets are done. The last one does it.
@@ -360,9 +363,11 @@ fn mac_of(id: u16) -> Result<Mac, DpdkError> {
     Ok(Mac(mac))
 }
 
-fn resets(id: u16) -> u32 {
-    // SAFETY: takes an integer.
-    unsafe { sys::mako_port_resets(id) }
+fn resets(id: u16) -> &'static AtomicU32 {
+    // SAFETY: takes the number of a port that exists.
+    let count = unsafe { sys::mako_port_resets(id) };
+    // SAFETY: an aligned number that lives as long as the process and is written as an atomic only.
+    unsafe { AtomicU32::from_ptr(count) }
 }
 
 fn checked(outcome: c_int) -> Result<(), c_int> {

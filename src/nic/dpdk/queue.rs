@@ -3,7 +3,7 @@
 //! What a frame means is not known here.
 //!
 //! Invariants of [`Queue`]:
-//!   1. `arrived[..count]` are mbufs we own, or null when handed over; beside each, its frame and length,
+//!   1. `burst.mbufs[..count]` are mbufs we own, or null when handed over; beside each, its frame and length,
 //!      which stay until it is freed or handed over.
 //!   2. `leaving` are mbufs we own, filled in and not yet taken by the device.
 //!   3. Their pools live as long as `port`, which we hold; nobody else uses the queue pair of `core`, if it
@@ -23,14 +23,20 @@ use std::sync::Arc;
 pub struct Queue {
     port: Arc<Port>,
     core: u16,
-    arrived: Box<[*mut c_void; RX_BURST]>,
-    frames: Box<[*mut u8; RX_BURST]>,
-    lengths: Box<[u32; RX_BURST]>,
+    burst: Box<Burst>,
     count: usize,
     leaving: Vec<*mut c_void>,
     /// How many resets of the port this queue has seen done; whether it waits for one.
     resets_seen: u32,
     parked: bool,
+}
+
+/// The frames received last. By itself, so that no two cores write to the same cache line.
+#[repr(align(128))]
+struct Burst {
+    mbufs: [*mut c_void; RX_BURST],
+    frames: [*mut u8; RX_BURST],
+    lengths: [u32; RX_BURST],
 }
 
 // SAFETY: the mbufs are ours alone (1, 2), and DPDK does not mind which thread uses a queue, if it is one at
@@ -43,9 +49,11 @@ impl Queue {
         Queue {
             port,
             core,
-            arrived: Box::new([ptr::null_mut(); RX_BURST]),
-            frames: Box::new([ptr::null_mut(); RX_BURST]),
-            lengths: Box::new([0; RX_BURST]),
+            burst: Box::new(Burst {
+                mbufs: [ptr::null_mut(); RX_BURST],
+                frames: [ptr::null_mut(); RX_BURST],
+                lengths: [0; RX_BURST],
+            }),
             count: 0,
             leaving: Vec::with_capacity(LEAVING_MAX),
             resets_seen,
@@ -83,9 +91,10 @@ impl Queue {
         asked == done
     }
 
-    /// Takes in frames from the device; how many. Those of the last burst were released.
+    /// Takes in frames from the device, instead of those of the last burst; how many.
     pub fn receive(&mut self, most: usize) -> usize {
-        assert!(self.count == 0 && !self.parked, "{} frames of the last burst", self.count);
+        assert!(!self.parked, "a parked queue is not used");
+        self.release();
         let Ok(queue) = self.port.queue_of(self.core) else { return 0 };
         let most = most.min(RX_BURST) as u16;
         let [mbufs, frames, lengths] = self.places();
@@ -101,14 +110,14 @@ impl Queue {
         self.count
     }
 
-    /// Takes in frames that other cores have handed over; how many.
+    /// Takes in frames that other cores have handed over, instead of those of the last burst; how many.
     pub fn receive_handed_over(&mut self, most: usize) -> usize {
         self.take_in(self.port.incoming(self.core), most)
     }
 
     /// From a ring whose one consumer we are.
     fn take_in(&mut self, ring: NonNull<c_void>, most: usize) -> usize {
-        assert_eq!(self.count, 0, "frames of the last burst");
+        self.release();
         let most = most.min(RX_BURST) as u16;
         let [mbufs, frames, lengths] = self.places();
         // SAFETY: the ring lives (3) and is ours to take from (3); the arrays have room for `RX_BURST` each.
@@ -119,18 +128,19 @@ impl Queue {
     }
 
     fn places(&mut self) -> [*mut c_void; 3] {
-        let Queue { arrived, frames, lengths, .. } = self;
-        [arrived.as_mut_ptr().cast(), frames.as_mut_ptr().cast(), lengths.as_mut_ptr().cast()]
+        let Burst { mbufs, frames, lengths } = &mut *self.burst;
+        [mbufs.as_mut_ptr().cast(), frames.as_mut_ptr().cast(), lengths.as_mut_ptr().cast()]
     }
 
     /// A frame of the last burst, and what the device knows of its checksums.
     pub fn frame(&self, place: usize) -> (&[u8], Checksums) {
-        assert!(place < self.count && !self.arrived[place].is_null(), "frame {place} of {}", self.count);
-        let described = self.lengths[place];
+        let Burst { mbufs, frames, lengths } = &*self.burst;
+        assert!(place < self.count && !mbufs[place].is_null(), "frame {place} of {}", self.count);
+        let described = lengths[place];
         let bytes = (described & sys::MAKO_LENGTH_MASK) as usize;
         // SAFETY: the frame of an mbuf we own (1); its memory came zeroed from the kernel, and the device or
         // the kernel has written the frame. Nobody writes while we are borrowed.
-        let frame = unsafe { slice::from_raw_parts(self.frames[place], bytes) };
+        let frame = unsafe { slice::from_raw_parts(frames[place], bytes) };
         let checksums = if described & sys::MAKO_CHECKSUM_BAD != 0 {
             Checksums::Bad
         } else if described & sys::MAKO_CHECKSUM_GOOD != 0 {
@@ -143,11 +153,12 @@ impl Queue {
 
     /// Gives a frame of the last burst to another core. False when that has no room for it.
     pub fn hand_over(&mut self, place: usize, core: u16) -> bool {
-        assert!(place < self.count && !self.arrived[place].is_null(), "frame {place} of {}", self.count);
+        let mbuf = &mut self.burst.mbufs[place];
+        assert!(place < self.count && !mbuf.is_null(), "frame {place} of {}", self.count);
         // SAFETY: the ring lives (3), and an mbuf we own (1) goes into it.
-        let outcome = unsafe { sys::mako_ring_push(self.port.incoming(core).as_ptr(), self.arrived[place]) };
+        let outcome = unsafe { sys::mako_ring_push(self.port.incoming(core).as_ptr(), *mbuf) };
         if outcome == 0 {
-            self.arrived[place] = ptr::null_mut();
+            *mbuf = ptr::null_mut();
         }
         outcome == 0
     }
@@ -157,8 +168,9 @@ impl Queue {
     pub fn turn_back(&mut self) {
         let room = LEAVING_MAX - self.leaving.len();
         let is_whole = |length: &u32| length & sys::MAKO_LENGTH_MASK >= 2 * MAC_BYTES as u32;
-        let Queue { arrived, frames, lengths, leaving, count, .. } = self;
-        let burst = arrived[..*count].iter_mut().zip(&frames[..*count]).zip(&lengths[..*count]);
+        let Queue { burst, leaving, count, .. } = self;
+        let Burst { mbufs, frames, lengths } = &mut **burst;
+        let burst = mbufs[..*count].iter_mut().zip(&frames[..*count]).zip(&lengths[..*count]);
         for ((mbuf, frame), _) in
             burst.filter(|((mbuf, _), length)| !mbuf.is_null() && is_whole(length)).take(room)
         {
@@ -178,7 +190,7 @@ impl Queue {
             return;
         }
         // SAFETY: mbufs we own, or null (1), and never look at again.
-        unsafe { sys::mako_mbufs_free(self.arrived.as_mut_ptr(), count) };
+        unsafe { sys::mako_mbufs_free(self.burst.mbufs.as_mut_ptr(), count) };
     }
 
     /// Puts a frame of `bytes` behind those that leave, written by `write`. False when there is no room.
@@ -234,13 +246,14 @@ impl Queue {
         assert!(bytes <= ROOM_BYTES, "a frame of {bytes} bytes");
         let mut room = ptr::null_mut();
         // SAFETY: the pool lives (3), `room` is a local.
-        let mbuf = unsafe { sys::mako_mbuf_new(self.port.pool(self.core).as_ptr(), &raw mut room) };
+        let mbuf = unsafe {
+            let pool = self.port.pool(self.core).as_ptr();
+            sys::mako_mbuf_new(pool, bytes as u16, c_int::from(offload), &raw mut room)
+        };
         let mbuf = NonNull::new(mbuf)?;
         // SAFETY: the room of an mbuf is `ROOM_BYTES` of memory that came zeroed from the kernel, and this
         // one is ours alone since just now.
         write(unsafe { slice::from_raw_parts_mut(room, bytes) });
-        // SAFETY: ours, and filled that far.
-        unsafe { sys::mako_mbuf_set(mbuf.as_ptr(), bytes as u16, c_int::from(offload)) };
         Some(mbuf)
     }
 
@@ -276,9 +289,9 @@ impl Queue {
         let ring = self.port.outgoing(queue);
         for _ in 0..BURSTS_FOR_OTHERS {
             let count = self.take_in(ring, RX_BURST);
-            let mut mbufs = *self.arrived;
+            let mut mbufs = self.burst.mbufs;
             let taken = self.give(&mut mbufs[..count]);
-            self.arrived[..taken].fill(ptr::null_mut());
+            self.burst.mbufs[..taken].fill(ptr::null_mut());
             self.release();
             if count < RX_BURST {
                 return;

@@ -12,7 +12,7 @@ pub use bindings::{
 #[cfg(test)]
 pub use bindings::{mako_heap_is_zero, mako_pool_available, mako_port_ask_reset, mako_xdp_leave};
 pub use bindings::{mako_interface_mtu, mako_interface_queues, mako_xdp_forget};
-pub use bindings::{mako_mbuf_new, mako_mbuf_set, mako_mbufs_free, mako_receive, mako_send};
+pub use bindings::{mako_mbuf_new, mako_mbufs_free, mako_receive, mako_send};
 pub use bindings::{mako_pool_free, mako_pool_new};
 pub use bindings::{
     mako_port_close, mako_port_configure, mako_port_mac, mako_port_of_device, mako_port_of_mac,
