@@ -21,6 +21,7 @@
 use super::raw::BURST;
 use super::wire::{Bursts, Wire};
 use super::{Cpus, Slice, histogram};
+use crossbeam_utils::CachePadded;
 use hdrhistogram::Histogram;
 use mako::bounds::{CHUNK_BYTES, MS};
 use mako::clock;
@@ -109,7 +110,7 @@ fn one_way<B: Bursts + Send>(
     frame_bytes: usize,
     slice: Slice<'_>,
 ) -> f64 {
-    let (arrived, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (arrived, stop) = (CachePadded::new(AtomicUsize::new(0)), CachePadded::new(AtomicBool::new(false)));
     let send = || {
         let begun = clock::now();
         let mut rate = Rate::new(begun, slice);
@@ -154,7 +155,7 @@ fn with_echo<B: Bursts + Send>(
     burst: usize,
     ask: impl FnOnce(&mut B) + Send,
 ) {
-    let stop = AtomicBool::new(false);
+    let stop = CachePadded::new(AtomicBool::new(false));
     let answer = || {
         while !stop.load(Ordering::Relaxed) {
             far.echo(burst);

@@ -6,6 +6,7 @@
 
 use super::wire::Wire;
 use super::{Cpus, Slice, histogram};
+use crossbeam_utils::CachePadded;
 use hdrhistogram::Histogram;
 use mako::bounds::{CORES_MAX, FRAME_BYTES, RX_BURST, TX_BURST};
 use mako::clock;
@@ -78,9 +79,10 @@ pub fn run(
     answered: &mut Answered,
 ) -> anyhow::Result<()> {
     let [near, far] = wire.ends(load.sessions, load.coalesced)?;
-    let stop = AtomicBool::new(false);
-    let mut caller = Caller::new(near, load);
+    let stop = CachePadded::new(AtomicBool::new(false));
     let ask = || {
+        // Made here: what one core writes must not lie beside what the other reads.
+        let mut caller = Caller::new(near, load);
         let begun = clock::now();
         caller.begin(begun);
         caller.turned = begun;
@@ -130,6 +132,8 @@ struct Caller<N> {
     touched: Vec<bool>,
     /// When each session has something to do by itself: a turn does not ask all of them.
     due: Vec<Timestamp>,
+    /// The sessions of this turn.
+    turned_to: Vec<usize>,
 }
 
 impl<N: Nic> Caller<N> {
@@ -148,6 +152,7 @@ impl<N: Nic> Caller<N> {
             round_trips: histogram(),
             touched: vec![true; load.sessions],
             due: vec![NEVER; load.sessions],
+            turned_to: Vec::with_capacity(load.sessions),
         }
     }
 
@@ -206,9 +211,12 @@ impl<N: Nic> Caller<N> {
                 self.on_event(arrived, session, event);
             }
             self.touched[session] = !self.side.transmit(now, &mut self.rpcs[session]);
-            self.due[session] = self.rpcs[session].deadline().unwrap_or(NEVER);
+            self.turned_to.push(session);
         }
         self.side.nic.tx_flush(now);
+        for session in self.turned_to.drain(..) {
+            self.due[session] = self.rpcs[session].deadline().unwrap_or(NEVER);
+        }
     }
 
     fn on_event(&mut self, now: Timestamp, session: usize, event: Event) {
