@@ -79,7 +79,8 @@ fn survives_kills(driver: &str) {
     let _pages = HugePages::reserve(PAGES);
     let before = number(FREE);
     let _namespaces = Namespaces::make(&["n0", "n1", "n2"], 1, false).unwrap();
-    let mut nodes = Nodes::described("");
+    // Each life of a node begins a segment of its log, which the next one reads: the hundredth a hundred of them.
+    let mut nodes = Nodes::described("log = \"64MiB\"");
     move_to(driver, &nodes);
     nodes.launch = Namespaces::launch();
     nodes.add_all(&[]);

@@ -133,6 +133,7 @@ impl Incoming {
         self.accept_one_of_many(part, partial_bytes, buffers)
     }
 
+    /// Apart, so that what happens with most packets is short.
     #[inline(never)]
     fn accept_one_of_many(
         &mut self,

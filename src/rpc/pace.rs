@@ -164,6 +164,7 @@ impl Pace {
         self.judge_round(now, rtt_ns, length_ns, smoothed_ns)
     }
 
+    /// Apart, so that what happens with every acknowledgement is short.
     #[inline(never)]
     fn judge_round(
         &mut self,

@@ -445,6 +445,6 @@ const KEY: &str = "cluster.key";
 const ACKS: &str = "acks";
 const HISTORY: &str = "history";
 /// Ends a test that would hang; no claim about speed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// At one node, before the next is listened to.
 const LOOK: Duration = Duration::from_millis(2);
