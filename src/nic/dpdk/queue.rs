@@ -244,12 +244,10 @@ impl Queue {
         write: impl FnOnce(&mut [u8]),
     ) -> Option<NonNull<c_void>> {
         assert!(bytes <= ROOM_BYTES, "a frame of {bytes} bytes");
-        let mut room = ptr::null_mut();
+        let (pool, mut room) = (self.port.pool(self.core).as_ptr(), ptr::null_mut());
+        let (length, offload) = (bytes as u16, c_int::from(offload));
         // SAFETY: the pool lives (3), `room` is a local.
-        let mbuf = unsafe {
-            let pool = self.port.pool(self.core).as_ptr();
-            sys::mako_mbuf_new(pool, bytes as u16, c_int::from(offload), &raw mut room)
-        };
+        let mbuf = unsafe { sys::mako_mbuf_new(pool, length, offload, &raw mut room) };
         let mbuf = NonNull::new(mbuf)?;
         // SAFETY: the room of an mbuf is `ROOM_BYTES` of memory that came zeroed from the kernel, and this
         // one is ours alone since just now.
